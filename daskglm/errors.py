@@ -1,0 +1,57 @@
+"""Every error daskglm raises on purpose.
+
+Each class is also the builtin a caller would expect, so ``except ValueError`` keeps working.
+A message gives the rule, the values that broke it, and the remedy.
+"""
+
+from collections.abc import Iterable
+
+
+class DaskGLMError(Exception):
+    """Base of all errors that daskglm raises on purpose."""
+
+
+class DesignError(DaskGLMError, ValueError):
+    """The design matrix, the participants table or the formula cannot be used."""
+
+
+class ContrastError(DaskGLMError, ValueError):
+    """A contrast is unknown, malformed, null or not estimable."""
+
+
+class ImageError(DaskGLMError, ValueError):
+    """The images cannot be analysed together."""
+
+
+class SpaceError(ImageError):
+    """Images, mask or store live in different spaces."""
+
+
+class CorruptImageError(ImageError):
+    """A file is truncated, damaged or is no image."""
+
+
+class StoreError(DaskGLMError, ValueError):
+    """A Zarr store is incomplete, damaged or not a daskglm store."""
+
+
+class OutputError(DaskGLMError, OSError):
+    """An output folder cannot be written or already holds results."""
+
+
+class MissingDependencyError(DaskGLMError, ImportError):
+    """An optional dependency is needed and absent."""
+
+
+def listing(items: Iterable[object], limit: int = 8) -> str:
+    """Join items for a message, the first `limit` of them and a count of the rest.
+
+    Examples
+    --------
+    >>> listing(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    names = [str(item) for item in items]
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[:limit])} and {len(names) - limit} more"

@@ -1,0 +1,1 @@
+"""The arithmetic: plain NumPy arrays in, plain NumPy arrays out."""

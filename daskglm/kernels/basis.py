@@ -1,0 +1,88 @@
+"""An orthonormal basis for the column space of a design."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The map between a design X (n, p) and orthonormal columns Q (n, r), with X @ to_basis = Q.
+
+    Moments are summed in the basis, where the normal equations are well conditioned whatever the units of
+    the regressors are, and coefficients are mapped back with ``beta = to_basis @ theta``, the minimum-norm
+    solution (nilearn's, which uses a pseudo-inverse).
+
+    Attributes
+    ----------
+    to_basis : (p, r) float64
+        ``V diag(1 / s)`` of the singular value decomposition X = U diag(s) V'.
+    row_space : (p, r) float64
+        V: an orthonormal basis of the row space; a contrast is estimable if and only if it lies in it.
+    constant : (r,) float64 or None
+        The coefficients of the all-one vector in the basis; None where it is not in the span of X.
+    """
+
+    to_basis: Array
+    row_space: Array
+    constant: Array | None
+
+    @property
+    def rank(self) -> int:
+        """Rank r of the design."""
+        return self.to_basis.shape[1]
+
+
+def orthonormal_basis(design: Array) -> Basis:
+    """Find an orthonormal basis of the columns of a design.
+
+    Parameters
+    ----------
+    design : (n, p) float64
+        Design matrix, finite.
+
+    Returns
+    -------
+    Basis
+        Columns are scaled to unit length before the decomposition, so that the rank does not depend on the
+        units of the regressors. Singular values under ``max(n, p) * eps * s_max`` count as zero
+        (the rule of :func:`numpy.linalg.matrix_rank`).
+    """
+    norms = np.linalg.norm(design, axis=0)
+    scale = np.where(norms > 0, norms, 1.0)
+    left, singular, right = np.linalg.svd(design / scale, full_matrices=False)
+    rank = int(np.sum(singular > max(design.shape) * np.finfo(float).eps * singular.max(initial=0.0)))
+    # Scaling the columns changes which solution has minimum norm: a rank-deficient design is decomposed again.
+    if rank < design.shape[1]:
+        left, singular, right = np.linalg.svd(design, full_matrices=False)
+        row_space = np.ascontiguousarray(right[:rank].T)
+        to_basis = row_space / singular[:rank]
+    else:
+        row_space = np.eye(design.shape[1])
+        to_basis = right.T / singular / scale[:, None]
+    basis = left[:, :rank]
+    constant = basis.T @ np.ones(design.shape[0])
+    spanned = np.abs(basis @ constant - 1.0).max(initial=0.0) < 1e-8
+    return Basis(to_basis, row_space, constant if spanned else None)
+
+
+def is_estimable(contrast: Array, basis: Basis) -> bool:
+    """Tell whether every row of a contrast lies in the row space of the design.
+
+    Parameters
+    ----------
+    contrast : (q, p) float64
+        Contrast weights, one row a linear combination of regressors.
+    basis : Basis
+        Basis of the design.
+
+    Returns
+    -------
+    bool
+        True where ``C V V' = C`` to a relative 1e-8.
+    """
+    outside = contrast - contrast @ basis.row_space @ basis.row_space.T
+    return bool(np.all(np.abs(outside).max(axis=1) <= 1e-8 * np.abs(contrast).max(axis=1)))

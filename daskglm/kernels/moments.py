@@ -1,0 +1,268 @@
+"""Sums over observations: everything a linear model needs from the images."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# A slab of the data is converted to float64, centred and multiplied while it is in the processor's cache.
+_SLAB_VALUES = 2**16
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted sums over observations of the products of a design X (n, r) and images Y (n, V).
+
+    ``moments(a and b) = moments(a) + moments(b)``: blocks of observations may be summed in any grouping.
+    The images are summed as differences from a reference per voxel, so that squares do not cancel
+    (Chan, Golub & LeVeque 1983); adding two moments brings them to the same reference.
+
+    Attributes
+    ----------
+    gram : (r (r + 1) / 2,) float64
+        X'WX over all observations, packed by :func:`pairs`: valid for voxels that miss none of them.
+    cross : (r, V) float64
+        X'W(Y - reference) over the observations that each voxel has.
+    power : (V,) float64
+        Sum of w (y - reference)^2 over the observations that each voxel has.
+    count : (V,) int64
+        Number of observations that each voxel has.
+    reference : (V,) float64
+        What was subtracted from each voxel; zero where `constant` is None.
+    incomplete : (k,) int64
+        Voxels, ascending, whose X'WX is their own: they miss observations or have weights of their own.
+    gram_incomplete : (k, r (r + 1) / 2) float64
+        X'WX of those voxels.
+    n_samples : int
+        Number of observations in the sum.
+    constant : (r,) float64 or None
+        Coefficients c with X c = 1, which make the reference exact; None: no reference is subtracted.
+    """
+
+    gram: Array
+    cross: Array
+    power: Array
+    count: NDArray[np.int64]
+    reference: Array
+    incomplete: NDArray[np.int64]
+    gram_incomplete: Array
+    n_samples: int
+    constant: Array | None
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Moments of both sets of observations together."""
+        reference = np.where(self.count > 0, self.reference, other.reference)
+        mine, theirs = rebase(self, reference), rebase(other, reference)
+        incomplete = np.union1d(self.incomplete, other.incomplete)
+        return Moments(
+            gram=self.gram + other.gram,
+            cross=mine.cross + theirs.cross,
+            power=mine.power + theirs.power,
+            count=self.count + other.count,
+            reference=reference,
+            incomplete=incomplete,
+            gram_incomplete=gram_at(self, incomplete) + gram_at(other, incomplete),
+            n_samples=self.n_samples + other.n_samples,
+            constant=self.constant,
+        )
+
+
+def pairs(rank: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row and column of each packed entry of a symmetric (rank, rank) matrix.
+
+    Examples
+    --------
+    >>> rows, columns = pairs(2)
+    >>> list(zip(rows.tolist(), columns.tolist(), strict=True))
+    [(0, 0), (1, 0), (1, 1)]
+    """
+    return np.tril_indices(rank)
+
+
+def pack(symmetric: Array) -> Array:
+    """Pack symmetric matrices (..., r, r) into (..., r (r + 1) / 2).
+
+    Parameters
+    ----------
+    symmetric : (..., r, r) float64
+        Symmetric matrices.
+
+    Returns
+    -------
+    (..., r (r + 1) / 2) float64
+        Lower triangles, row by row.
+    """
+    rows, columns = pairs(symmetric.shape[-1])
+    packed: Array = symmetric[..., rows, columns]
+    return packed
+
+
+def unpack(packed: Array) -> Array:
+    """Undo :func:`pack`.
+
+    Parameters
+    ----------
+    packed : (..., r (r + 1) / 2) float64
+        Lower triangles.
+
+    Returns
+    -------
+    (..., r, r) float64
+        Symmetric matrices.
+
+    Examples
+    --------
+    >>> unpack(np.array([1.0, 2.0, 3.0]))
+    array([[1., 2.],
+           [2., 3.]])
+    """
+    rank = (int(np.sqrt(8 * packed.shape[-1] + 1)) - 1) // 2
+    rows, columns = pairs(rank)
+    matrix = np.empty((*packed.shape[:-1], rank, rank))
+    matrix[..., rows, columns] = packed
+    matrix[..., columns, rows] = packed
+    return matrix
+
+
+def gram_at(moments: Moments, voxels: NDArray[np.int64]) -> Array:
+    """X'WX at some voxels.
+
+    Parameters
+    ----------
+    moments : Moments
+        Moments of V voxels.
+    voxels : (k,) int64
+        Voxels, ascending, among them every incomplete one.
+
+    Returns
+    -------
+    (k, r (r + 1) / 2) float64
+        Packed X'WX: the voxel's own where it is incomplete, else that of all observations.
+    """
+    gram = np.empty((voxels.size, moments.gram.size))
+    gram[:] = moments.gram
+    gram[np.searchsorted(voxels, moments.incomplete)] = moments.gram_incomplete
+    return gram
+
+
+def rebase(moments: Moments, reference: Array) -> Moments:
+    """Express moments relative to another reference.
+
+    Parameters
+    ----------
+    moments : Moments
+        Moments of V voxels.
+    reference : (V,) float64
+        The new reference, in image units.
+
+    Returns
+    -------
+    Moments
+        With ``d = old - new``: cross + d X'W1 and power + 2 d 1'W(y - old) + d^2 1'W1, where
+        X'W1 = X'WX c and 1'W(y - old) = c'cross because X c = 1.
+    """
+    if moments.constant is None or np.array_equal(moments.reference, reference):
+        return moments
+    constant = moments.constant
+    shift = np.where(moments.count > 0, moments.reference - reference, 0.0)
+    regressor_sums = unpack(moments.gram) @ constant
+    cross = moments.cross + regressor_sums[:, None] * shift
+    weight_sums = np.full(shift.shape, constant @ regressor_sums)
+    own = moments.incomplete
+    if own.size:
+        own_sums = unpack(moments.gram_incomplete) @ constant
+        cross[:, own] = moments.cross[:, own] + own_sums.T * shift[own]
+        weight_sums[own] = own_sums @ constant
+    power = moments.power + shift * (2 * (constant @ moments.cross) + shift * weight_sums)
+    return replace(moments, cross=cross, power=power, reference=reference)
+
+
+def block_moments(
+    data: NDArray[np.floating],
+    design: Array,
+    constant: Array | None = None,
+    weights: Array | None = None,
+) -> Moments:
+    """Sum one block of observations.
+
+    Parameters
+    ----------
+    data : (n, V) float32 or float64
+        Images, in image units; a non-finite value is a missing observation.
+    design : (n, r) float64
+        Regressors, or their orthonormal basis.
+    constant : (r,) float64 or None
+        Coefficients c with X c = 1, if the constant is in the span of the whole design: the block's mean is
+        then subtracted from each voxel before squaring.
+    weights : (n,) or (n, V) float64, optional
+        Non-negative observation weights; an observation of weight zero is missing.
+
+    Returns
+    -------
+    Moments
+        All X'WX of incomplete voxels are one product, of the mask (V, n) and the products of the regressors
+        (n, r (r + 1) / 2).
+    """
+    n_samples, n_voxels = data.shape
+    rows, columns = pairs(design.shape[1])
+    products = design[:, rows] * design[:, columns]
+    by_voxel = weights is not None and weights.ndim == 2
+    sample_weights = np.ones(n_samples) if weights is None or by_voxel else weights
+    cross = np.empty((design.shape[1], n_voxels))
+    power, reference = np.empty(n_voxels), np.zeros(n_voxels)
+    count = np.full(n_voxels, np.count_nonzero(sample_weights), dtype=np.int64)
+    incomplete, gram_incomplete = [np.empty(0, np.int64)], [np.empty((0, rows.size))]
+    width = max(64, _SLAB_VALUES // max(n_samples, 1))
+    for start in range(0, n_voxels, width):
+        part = slice(start, min(start + width, n_voxels))
+        slab = data[:, part].astype(np.float64)
+        slab_weights, own = _slab_weights(slab, sample_weights, weights[:, part] if by_voxel else None)
+        if own.size:
+            own_weights = slab_weights if slab_weights.shape[1] == own.size else slab_weights[:, own]
+            incomplete.append(own + start)
+            gram_incomplete.append(own_weights.T @ products)
+            count[own + start] = np.count_nonzero(own_weights, axis=0)
+        if constant is not None:
+            reference[part] = _centre(slab, slab_weights)
+        slab_weights = slab_weights * slab
+        cross[:, part] = design.T @ slab_weights
+        power[part] = np.einsum("ij,ij->j", slab_weights, slab)
+    return Moments(
+        gram=sample_weights @ products,
+        cross=cross,
+        power=power,
+        count=count,
+        reference=reference,
+        incomplete=np.concatenate(incomplete),
+        gram_incomplete=np.concatenate(gram_incomplete),
+        n_samples=n_samples,
+        constant=constant,
+    )
+
+
+def _slab_weights(slab: Array, sample_weights: Array, weights: Array | None) -> tuple[Array, NDArray[np.intp]]:
+    """Weights (n, 1) or (n, v) of a slab, and its voxels that have weights of their own.
+
+    Missing values of the slab are set to zero, in place: their weight is zero.
+    """
+    if weights is None and np.isfinite(slab.sum(axis=0)).all():
+        return sample_weights[:, None], np.empty(0, np.intp)
+    seen = np.isfinite(slab)
+    slab[~seen] = 0.0
+    if weights is None:
+        return sample_weights[:, None] * seen, np.flatnonzero(~seen.all(axis=0))
+    return weights * seen, np.arange(slab.shape[1])
+
+
+def _centre(slab: Array, slab_weights: Array) -> Array:
+    """Subtract each voxel's mean over its observations, in place, and return the means."""
+    mean: Array
+    if slab_weights.shape[1] == 1:
+        mean = slab.mean(axis=0)
+    else:
+        seen = slab_weights > 0
+        mean = np.where(seen, slab, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    slab -= mean
+    return mean

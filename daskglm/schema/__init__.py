@@ -1,0 +1,1 @@
+"""Names, spaces and the layout of the datasets: what every boundary checks."""

@@ -1,0 +1,134 @@
+"""Names people give to things, made safe for file names and kept apart."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+
+from daskglm.errors import ContrastError, ImageError, listing
+
+_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)(?=[_/\\.]|$)")
+_SUFFIXES = (".nii.gz", ".nii", ".img", ".hdr")
+_OPERATORS = {"-": " minus ", "+": " plus ", ">": " gt ", "<": " lt ", "/": " over ", "*": " times "}
+
+
+def bids_label(name: str) -> str:
+    """Make a BIDS label of a contrast's name: letters and digits, in camel case (nilearn's rule).
+
+    Parameters
+    ----------
+    name : str
+        Any text.
+
+    Returns
+    -------
+    str
+        Matches ``[A-Za-z0-9]+``.
+
+    Raises
+    ------
+    ContrastError
+        If nothing is left.
+
+    Examples
+    --------
+    >>> bids_label("face - house"), bids_label("C(site)[T.B]"), bids_label("reappraisal_success")
+    ('faceMinusHouse', 'CSiteTB', 'reappraisalSuccess')
+    """
+    # A minus between words is an operator; the one inside "sub-01" is read the same way, as nilearn does.
+    for symbol, word in _OPERATORS.items():
+        name = name.replace(symbol, word)
+    words = re.findall(r"[A-Za-z0-9]+", name)
+    if not words:
+        raise ContrastError(f"a contrast's name has at least one letter or digit, but this is {name!r}")
+    return words[0] + "".join(word[0].upper() + word[1:] for word in words[1:])
+
+
+def bids_labels(names: Iterable[str]) -> dict[str, str]:
+    """Labels of several contrasts, refused where two would share a file.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names of contrasts.
+
+    Returns
+    -------
+    dict
+        Name to label.
+
+    Raises
+    ------
+    ContrastError
+        Where two labels are equal, also ignoring case: they would be one file on many file systems.
+    """
+    labels: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for name in names:
+        label = bids_label(name)
+        other = taken.setdefault(label.casefold(), name)
+        if other != name or name in labels:
+            raise ContrastError(
+                f"contrasts {other!r} and {name!r} would both be written as 'contrast-{label}'; "
+                "name one of them, as in new_name=definition"
+            )
+        labels[name] = label
+    return labels
+
+
+def stem(path: str) -> str:
+    """File name without folders and image suffixes.
+
+    Examples
+    --------
+    >>> stem("maps/sub-01_stat-z.nii.gz")
+    'sub-01_stat-z'
+    """
+    name = PurePath(path).name
+    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), name)
+
+
+def subject_id(path: str) -> str | None:
+    """The ``sub-<label>`` entity of a path: of the file name, else of the nearest folder.
+
+    Examples
+    --------
+    >>> subject_id("out/sub-02/sub-02_task-x.nii.gz"), subject_id("map_1.nii.gz")
+    ('sub-02', None)
+    """
+    found = _SUBJECT.findall(str(path))
+    return found[-1] if found else None
+
+
+def sample_ids(paths: Sequence[str]) -> list[str]:
+    """Names of the images at some paths: the subject where that is unique, else the file's stem.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Paths or URLs.
+
+    Returns
+    -------
+    list of str
+        One a path, all different.
+
+    Raises
+    ------
+    ImageError
+        Where one file is given twice, or two files cannot be told apart by name.
+    """
+    check_unique(list(paths), "the same image is given twice")
+    subjects = [subject_id(path) for path in paths]
+    if None not in subjects and len(set(subjects)) == len(subjects):
+        return [str(subject) for subject in subjects]
+    stems = [stem(path) for path in paths]
+    # Equal file names in different folders: the folders are part of the name.
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+
+
+def check_unique(names: Sequence[str], rule: str) -> None:
+    """Raise ImageError naming what occurs more than once."""
+    seen: set[str] = set()
+    twice = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    if twice:
+        raise ImageError(f"{rule}: {listing(dict.fromkeys(twice))}; give each once")
