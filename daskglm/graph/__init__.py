@@ -1,0 +1,1 @@
+"""The only place that builds Dask graphs: blocks -> summed moments -> fit -> maps."""

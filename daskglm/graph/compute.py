@@ -1,0 +1,92 @@
+"""Running a graph: on the active cluster, or on threads in this process."""
+
+import os
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+import dask
+from dask.callbacks import Callback
+from threadpoolctl import threadpool_limits
+
+
+def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) -> tuple[Any, ...]:
+    """Compute lazy objects together.
+
+    Parameters
+    ----------
+    *lazy : dask collections
+        What to compute.
+    n_jobs : int or None
+        Threads in this process when no ``distributed.Client`` is active and no scheduler is configured;
+        None or -1: all cores. BLAS runs on one thread meanwhile: threads times BLAS threads is at most the
+        number of cores.
+    progress : str or None
+        Show a progress bar under this name.
+
+    Returns
+    -------
+    tuple
+        The computed objects.
+    """
+    configured = dask.base.get_scheduler() is not None
+    with ExitStack() as stack:
+        options: dict[str, Any] = {}
+        if not configured:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            options = {"scheduler": "threads", "num_workers": cores if n_jobs in (None, -1) else n_jobs}
+            stack.enter_context(threadpool_limits(limits=1))
+        if progress is not None:
+            if _active_client() is not None:
+                return _compute_with_client(lazy, progress)
+            stack.enter_context(_ProgressBar(progress))
+        return dask.compute(*lazy, **options)
+
+
+def _active_client() -> Any:
+    """The distributed client in use, without importing distributed where nobody else did."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def _compute_with_client(lazy: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    """Compute on the cluster, following its tasks from the scheduler."""
+    from distributed.diagnostics.progressbar import TextProgressBar
+
+    client = _active_client()
+    futures = client.compute(list(lazy))
+    sys.stderr.write(f"{name}: dashboard at {client.dashboard_link}\n")
+    if sys.stderr.isatty():
+        TextProgressBar(futures, loop_timeout="100ms")
+        sys.stderr.write("\n")
+    return tuple(client.gather(futures))
+
+
+class _ProgressBar(Callback):  # type: ignore[misc]
+    """Tasks done, on a rich progress bar."""
+
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._name = name
+        self._task: Any = None
+
+    def _start_state(self, dsk: Any, state: Any) -> None:
+        total = sum(len(state[key]) for key in ("ready", "waiting"))
+        self._task = self._bar.add_task(self._name, total=total)
+        self._bar.start()
+
+    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
+        self._bar.advance(self._task)
+
+    def _finish(self, dsk: Any, state: Any, errored: bool) -> None:
+        self._bar.stop()

@@ -1,0 +1,130 @@
+"""The one pass: blocks of images -> summed moments -> fit -> contrasts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from daskglm.kernels.basis import Basis, orthonormal_basis
+from daskglm.kernels.contrasts import ContrastMaps, f_contrast, t_contrast
+from daskglm.kernels.moments import Array, Moments, block_moments
+from daskglm.kernels.solve import Fit, solve
+
+# Moments added together by one task of the sum.
+_SUM_TOGETHER = 4
+
+
+def sum_moments(data: da.Array, basis: Basis, design: Array, weights: Any = None) -> da.Array:
+    """Sum the moments of images over the samples, in any chunking of both axes.
+
+    Parameters
+    ----------
+    data : (n, V) dask array
+        Images; NaN = missing.
+    basis : Basis
+        Basis of the design.
+    design : (n, p) float64
+        Design matrix, in the order of the samples.
+    weights : (n,) array or (n, V) dask array, optional
+        Non-negative observation weights.
+
+    Returns
+    -------
+    dask.array.Array
+        (v,) objects: the :class:`Moments` of each chunk of voxels. Reading a block and summing it is one
+        task; no data travels.
+    """
+    regressors = da.from_array(design @ basis.to_basis, chunks=(data.chunks[0], -1))
+    arguments = [data, "ij", regressors, "ik", basis.constant, None]
+    if weights is not None:
+        chunks = data.chunks if weights.ndim == 2 else data.chunks[:1]
+        weights = weights.rechunk(chunks) if isinstance(weights, da.Array) else da.from_array(weights, chunks)
+        arguments += [weights, "ij" if weights.ndim == 2 else "i"]
+    blocks = da.blockwise(
+        _moments_of_block, "ij", *arguments, concatenate=True, dtype=object, meta=np.empty((0, 0), dtype=object),
+        adjust_chunks={"i": 1, "j": 1},
+    )  # fmt: skip
+    return blocks.sum(axis=0, split_every=_SUM_TOGETHER)
+
+
+def solve_moments(moments: da.Array, min_count: int) -> da.Array:
+    """Solve each chunk's normal equations.
+
+    Parameters
+    ----------
+    moments : (v,) dask array of Moments
+        From :func:`sum_moments`.
+    min_count : int
+        Fewest observations of a voxel that is tested.
+
+    Returns
+    -------
+    dask.array.Array
+        (v,) objects: the :class:`Fit` of each chunk of voxels.
+    """
+    return da.map_blocks(_solve_block, moments, min_count, dtype=object, meta=np.empty(0, dtype=object))
+
+
+def coverage(data: da.Array) -> da.Array:
+    """Number of samples in which each voxel is observed and not zero.
+
+    Parameters
+    ----------
+    data : (n, V) dask array
+        Images.
+
+    Returns
+    -------
+    dask.array.Array
+        (V,) int64. Outside the brain images hold NaN or exact zeros.
+    """
+    seen = da.map_blocks(_seen_in_block, data, dtype=np.int64, chunks=((1,) * len(data.chunks[0]), data.chunks[1]))
+    return seen.sum(axis=0, split_every=_SUM_TOGETHER)
+
+
+def contrast_maps(fit: Fit, basis: Basis, contrasts: Mapping[str, tuple[Array, str]]) -> dict[str, ContrastMaps]:
+    """Evaluate contrasts of one fit.
+
+    Parameters
+    ----------
+    fit : Fit
+        Fit of V voxels.
+    basis : Basis
+        Basis of the design it was made with.
+    contrasts : mapping of str to ((q, p) float64, "t" or "F")
+        Contrast weights and type, by name.
+
+    Returns
+    -------
+    dict of str to ContrastMaps
+    """
+    return {
+        name: t_contrast(fit, (weights @ basis.to_basis)[0]) if kind == "t" else f_contrast(fit, weights @ basis.to_basis)
+        for name, (weights, kind) in contrasts.items()
+    }
+
+
+def _moments_of_block(
+    data: NDArray[Any], regressors: Array, constant: Array | None, weights: Array | None = None
+) -> NDArray[Any]:
+    """Moments of one block, as a (1, 1) object array so that ``sum`` can add them."""
+    moments = np.empty((1, 1), dtype=object)
+    moments[0, 0] = block_moments(data, regressors, constant, weights)
+    return moments
+
+
+def _solve_block(moments: NDArray[Any], min_count: int) -> NDArray[Any]:
+    """Fit of each Moments in a block."""
+    fits = np.empty(moments.shape, dtype=object)
+    for index, item in enumerate(moments):
+        fits[index] = solve(item, min_count)
+    return fits
+
+
+def _seen_in_block(data: NDArray[Any]) -> NDArray[np.int64]:
+    """Finite non-zero values in each column of a block: (1, V)."""
+    seen: NDArray[np.int64] = np.count_nonzero(np.isfinite(data) & (data != 0), axis=0, keepdims=True)
+    return seen

@@ -1,0 +1,236 @@
+"""Images as lazy (sample, voxel) arrays."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from daskglm.errors import CorruptImageError, SpaceError
+from daskglm.io.nifti import NiftiHeader, read_header, read_values
+from daskglm.kernels.smoothing import smooth
+from daskglm.schema.space import VolumeSpace
+
+# Values read by one task at most: 32 images of 145,000 voxels are 18 MB of float32.
+_BLOCK_VALUES = 2**23
+_MAX_BLOCK_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to each image on its way from file to vector.
+
+    Attributes
+    ----------
+    space : VolumeSpace
+        Grid and voxels that the vector has.
+    missing_zero : bool
+        Count exact zeros as missing, besides non-finite values.
+    smoothing_fwhm : float, tuple of 3 float or None
+        Full width at half maximum of a Gaussian, in mm, applied on the whole grid before masking.
+    target_affine, target_shape : array or None
+        Grid to resample to before smoothing, by nilearn; `space` is on that grid.
+    """
+
+    space: VolumeSpace
+    missing_zero: bool = False
+    smoothing_fwhm: Any = None
+    target_affine: Any = None
+    target_shape: Any = None
+
+
+def prepare(
+    values: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64], name: str, how: Preparation
+) -> NDArray[Any]:
+    """Take an image's values (m, X * Y * Z), in file order, to vectors (m, V).
+
+    Raises
+    ------
+    SpaceError
+        Where the image is on another grid and none to resample to is given.
+    """
+    space = how.space
+    if how.target_affine is not None:
+        values = _resample(values, shape, affine, how)
+    else:
+        space.check_same_grid(shape, affine, name)
+    if how.smoothing_fwhm is not None:
+        values = _smooth(values, how)
+    if space.voxels.size < values.shape[1]:
+        # One copy of the analysed voxels; np.take reads the file's order from start to end.
+        values = np.take(values, space.voxels, axis=1)
+    if how.missing_zero:
+        values = np.where(values == 0, np.nan, values)
+    return values
+
+
+def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> NDArray[Any]:
+    """Read one file, verified, as vectors (m, V): one row a volume."""
+    header, values = read_values(path, volumes)
+    return prepare(values, header.shape, header.affine, path, how)
+
+
+def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHeader | None], dict[str, Exception]]:
+    """Read all headers before any work and compare them with the space.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        3-D images (a 4-D one only alone).
+    how : Preparation
+        Gives the space; grids are not compared where images will be resampled.
+
+    Returns
+    -------
+    headers : list of NiftiHeader or None
+        One a path.
+    faults : dict
+        Path to what is wrong with it.
+    """
+
+    def scan(path: str) -> tuple[NiftiHeader | None, Exception | None]:
+        try:
+            header = read_header(path)
+            if how.target_affine is None:
+                how.space.check_same_grid(header.shape, header.affine, path)
+            if len(header.shape) > 3 and len(paths) > 1:
+                raise SpaceError(f"several images are 3-D each, but {path} has shape {header.shape}; split it")
+        except (CorruptImageError, SpaceError) as error:
+            return None, error
+        return header, None
+
+    scanned = [scan(path) for path in paths]
+    faults = {path: error for path, (_, error) in zip(paths, scanned, strict=True) if error is not None}
+    return [header for header, _ in scanned], faults
+
+
+def array_from_files(paths: Sequence[str], headers: Sequence[NiftiHeader], how: Preparation) -> da.Array:
+    """Lazy (n, V) array of 3-D files, one row a file, or of the volumes of one 4-D file.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Files.
+    headers : sequence of NiftiHeader
+        Their headers.
+    how : Preparation
+        What happens to each image.
+
+    Returns
+    -------
+    dask.array.Array
+        Float32, or float64 where any image is scaled, float64 or resampled. A block is at most 64 images. A
+        block of a compressed 4-D file reads the file from its start, for a gzip stream cannot seek.
+    """
+    if len(headers) == 1 and len(headers[0].shape) == 4:
+        rows: list[tuple[str, slice]] = [(paths[0], slice(k, k + 1)) for k in range(headers[0].shape[3])]
+        reader: Callable[..., Any] = _read_volumes
+    else:
+        rows = [(path, slice(None)) for path in paths]
+        reader = _read_block
+    double = how.target_affine is not None or any(header.in_memory == np.float64 for header in headers)
+    return _array_of_rows(reader, rows, how, np.dtype(np.float64 if double else np.float32))
+
+
+def array_from_images(images: Sequence[Any], how: Preparation) -> da.Array:
+    """Lazy (n, V) array of images in memory: 3-D ones, or one 4-D.
+
+    Parameters
+    ----------
+    images : sequence of nibabel image
+        3-D images, or a single 4-D one.
+    how : Preparation
+        What happens to each image.
+
+    Returns
+    -------
+    dask.array.Array
+        As :func:`array_from_files`; an image that is still a proxy is read by the task and not kept.
+    """
+    if len(images) == 1 and len(images[0].shape) == 4:
+        rows = [(images[0], slice(k, k + 1)) for k in range(images[0].shape[3])]
+    else:
+        rows = [(image, slice(None)) for image in images]
+    kinds = {np.asanyarray(image.dataobj[:1, :1, :1]).dtype for image in images}
+    double = how.target_affine is not None or not kinds <= {np.dtype(t) for t in ("f4", "i2", "u1", "i1", "u2")}
+    return _array_of_rows(_mask_block, rows, how, np.dtype(np.float64 if double else np.float32))
+
+
+def _array_of_rows(
+    reader: Callable[..., Any], rows: Sequence[tuple[Any, slice]], how: Preparation, dtype: np.dtype[Any]
+) -> da.Array:
+    """Blocks of rows, each made by one call of the reader."""
+    n_voxels = how.space.voxels.size
+    size = int(np.clip(_BLOCK_VALUES // max(n_voxels, 1), 1, _MAX_BLOCK_SAMPLES))
+    # At least four blocks where there are samples enough, for the cores of a small machine.
+    size = min(size, max(1, -(-len(rows) // 4)))
+    sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]
+    keys = np.empty(len(rows), dtype=object)
+    keys[:] = list(rows)
+    blocks = da.from_array(keys, chunks=(tuple(sizes),))
+    # The space travels once, not with every task.
+    shared = dask.delayed(how, pure=True)
+    return da.map_blocks(
+        reader, blocks, shared, dtype, dtype=dtype, chunks=(tuple(sizes), (n_voxels,)), new_axis=1,
+        meta=np.empty((0, 0), dtype), name=f"images-{dask.base.tokenize(rows, how, dtype)}",
+    )  # fmt: skip
+
+
+def _read_block(rows: NDArray[Any], how: Preparation, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read some 3-D files: (m, V)."""
+    block = np.empty((len(rows), how.space.voxels.size), dtype)
+    for index, (path, _) in enumerate(rows):
+        block[index] = read_prepared(path, how)[0]
+    return block
+
+
+def _read_volumes(rows: NDArray[Any], how: Preparation, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read consecutive volumes of one 4-D file: (m, V)."""
+    (path, first), (_, last) = rows[0], rows[-1]
+    return read_prepared(path, how, slice(first.start, last.stop)).astype(dtype, copy=False)
+
+
+def _mask_block(rows: NDArray[Any], how: Preparation, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Take some images in memory to vectors: (m, V)."""
+    block = np.empty((len(rows), how.space.voxels.size), dtype)
+    for index, (image, volume) in enumerate(rows):
+        if len(image.shape) == 4:
+            grid = np.asanyarray(image.dataobj[..., volume])[..., 0]
+        else:
+            grid = np.asanyarray(image.dataobj)
+        values = grid.reshape(1, -1, order="F").astype(dtype, copy=False)
+        block[index] = prepare(values, grid.shape, image.affine, f"image {index}", how)[0]
+    return block
+
+
+def _smooth(values: NDArray[Any], how: Preparation) -> NDArray[Any]:
+    """Smooth each volume on the whole grid; voxels that were missing stay missing."""
+    space = how.space
+    smoothed = np.empty_like(values)
+    for index, row in enumerate(values):
+        grid = row.reshape(space.shape, order="F")
+        smoothed[index] = smooth(grid, space.affine, how.smoothing_fwhm).ravel(order="F")
+    missing = ~np.isfinite(values) | ((values == 0) if how.missing_zero else False)
+    smoothed[missing] = np.nan
+    return smoothed
+
+
+def _resample(
+    values: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64], how: Preparation
+) -> NDArray[Any]:
+    """Resample each volume as nilearn's maskers do: continuous interpolation."""
+    import nibabel as nib
+    from nilearn.image import resample_img
+
+    rows = []
+    for row in values:
+        image = nib.Nifti1Image(row.reshape(shape[:3], order="F"), affine)
+        resampled = resample_img(
+            image, target_affine=how.target_affine, target_shape=how.target_shape, interpolation="continuous",
+            copy_header=True, force_resample=False,
+        )  # fmt: skip
+        rows.append(np.asanyarray(resampled.dataobj).ravel(order="F"))
+    return np.stack(rows)

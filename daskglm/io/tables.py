@@ -1,0 +1,42 @@
+"""Tables: participants in, designs out."""
+
+import os
+from typing import Any
+
+import pandas as pd
+
+from daskglm.errors import DesignError
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a table: .tsv (tabs, ``n/a`` is missing, as BIDS says) or .csv (commas).
+
+    Parameters
+    ----------
+    path : path
+        File or URL.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Raises
+    ------
+    DesignError
+        Where the file is absent, empty, or of another kind.
+    """
+    name = os.fspath(path)
+    separators = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
+    separator = separators.get(os.path.splitext(name)[1].lower())
+    if separator is None:
+        raise DesignError(f"tables are .tsv or .csv, but this is {name}; save it as one of those")
+    try:
+        return pd.read_csv(name, sep=separator, na_values=["n/a"], dtype=_text_ids(name, separator))
+    except (OSError, ValueError) as error:
+        raise DesignError(f"cannot read the table {name}: {error}") from error
+
+
+def _text_ids(name: str, separator: str) -> dict[str, Any]:
+    """Ids stay text: 007 is no number."""
+    columns = pd.read_csv(name, sep=separator, nrows=0).columns
+    return {column: str for column in ("participant_id", "subject_label") if column in columns}
