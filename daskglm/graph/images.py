@@ -6,10 +6,12 @@ from typing import Any
 
 import dask
 import dask.array as da
+import nibabel as nib
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.errors import CorruptImageError, SpaceError
+from daskglm.errors import CorruptImageError, MissingDependencyError, SpaceError
 from daskglm.io.nifti import NiftiHeader, read_header, read_values
 from daskglm.kernels.smoothing import smooth
 from daskglm.schema.space import VolumeSpace
@@ -159,6 +161,58 @@ def array_from_images(images: Sequence[Any], how: Preparation) -> da.Array:
     return _array_of_rows(_mask_block, rows, how, np.dtype(np.float64 if double else np.float32))
 
 
+def lazy_array(variable: xr.DataArray) -> da.Array:
+    """The dask array of a variable.
+
+    Parameters
+    ----------
+    variable : xarray.DataArray
+        Lazy or in memory.
+
+    Returns
+    -------
+    dask.array.Array
+        Around a NumPy array it is made in blocks of 64 samples, or of one object.
+    """
+    if variable.chunks is not None:
+        return variable.data
+    values = variable.values
+    return da.from_array(values, chunks=(64, -1) if values.ndim == 2 else 1)
+
+
+def resample(image: Any, target_affine: Any, target_shape: Any, interpolation: str) -> Any:
+    """Put an image on another grid, by nilearn.
+
+    Parameters
+    ----------
+    image : nibabel image
+        3-D image.
+    target_affine, target_shape : array
+        The grid, as nilearn's ``resample_img`` takes it.
+    interpolation : str
+        "continuous" or "nearest".
+
+    Returns
+    -------
+    nibabel image
+
+    Raises
+    ------
+    MissingDependencyError
+        Where nilearn is not installed.
+    """
+    try:
+        from nilearn.image import resample_img
+    except ImportError as error:
+        raise MissingDependencyError(
+            "target_affine resamples with nilearn, which is not installed; pip install 'daskglm[resample]'"
+        ) from error
+    return resample_img(
+        image, target_affine=target_affine, target_shape=target_shape, interpolation=interpolation, copy_header=True,
+        force_resample=False,
+    )  # fmt: skip
+
+
 def _array_of_rows(
     reader: Callable[..., Any], rows: Sequence[tuple[Any, slice]], how: Preparation, dtype: np.dtype[Any]
 ) -> da.Array:
@@ -222,15 +276,9 @@ def _resample(
     values: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64], how: Preparation
 ) -> NDArray[Any]:
     """Resample each volume as nilearn's maskers do: continuous interpolation."""
-    import nibabel as nib
-    from nilearn.image import resample_img
-
     rows = []
     for row in values:
         image = nib.Nifti1Image(row.reshape(shape[:3], order="F"), affine)
-        resampled = resample_img(
-            image, target_affine=how.target_affine, target_shape=how.target_shape, interpolation="continuous",
-            copy_header=True, force_resample=False,
-        )  # fmt: skip
+        resampled = resample(image, how.target_affine, how.target_shape, "continuous")
         rows.append(np.asanyarray(resampled.dataobj).ravel(order="F"))
     return np.stack(rows)

@@ -82,10 +82,16 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any]) -
         raise OutputError(f"cannot create the store {path}: {error}; choose another --output") from error
 
 
+def stored_space(path: str) -> tuple[VolumeSpace, dict[str, Any]]:
+    """Space and attributes of a store, finished or not."""
+    group = zarr.open_group(path, mode="r")
+    attributes = dict(group.attrs)
+    return VolumeSpace.from_attributes(attributes["space"], _array(group, "voxel")[:]), attributes
+
+
 def check_store(path: str, space: VolumeSpace) -> None:
     """Raise SpaceError unless the images of a store are in a space."""
-    attributes = zarr.open_group(path, mode="r")
-    stored = VolumeSpace.from_attributes(attributes.attrs["space"], attributes["voxel"][:])  # type: ignore
+    stored, _ = stored_space(path)
     stored.check_same_grid(space.shape, space.affine, "an image to append")
     if not np.array_equal(stored.voxels, space.voxels):
         raise SpaceError(

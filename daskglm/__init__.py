@@ -1,0 +1,55 @@
+"""Mass-univariate general linear models for neuroimaging cohorts: out-of-core and distributed.
+
+Public names are loaded when they are first used, so that importing the package stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daskglm.cluster import connect as connect
+    from daskglm.design.formula import design_from_formula as design_from_formula
+    from daskglm.design.matrix import make_second_level_design_matrix as make_second_level_design_matrix
+    from daskglm.errors import DaskGLMError as DaskGLMError
+    from daskglm.inference.peaks import find_peaks as find_peaks
+    from daskglm.io.store import open_images as open_images
+    from daskglm.models.convert import convert as convert
+    from daskglm.models.functional import compute_contrasts as compute_contrasts
+    from daskglm.models.functional import fit_glm as fit_glm
+    from daskglm.models.group import group_analysis as group_analysis
+    from daskglm.models.second_level import SecondLevelModel as SecondLevelModel
+    from daskglm.schema.datasets import images_dataset as images_dataset
+    from daskglm.schema.space import VolumeSpace as VolumeSpace
+
+_HOMES = {
+    "DaskGLMError": "errors",
+    "SecondLevelModel": "models.second_level",
+    "VolumeSpace": "schema.space",
+    "compute_contrasts": "models.functional",
+    "connect": "cluster",
+    "convert": "models.convert",
+    "design_from_formula": "design.formula",
+    "find_peaks": "inference.peaks",
+    "fit_glm": "models.functional",
+    "group_analysis": "models.group",
+    "images_dataset": "schema.datasets",
+    "make_second_level_design_matrix": "design.matrix",
+    "open_images": "io.store",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'daskglm' has no attribute {name!r}")
+    value = getattr(import_module(f"daskglm.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names."""
+    return [*__all__, "__version__"]

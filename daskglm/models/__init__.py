@@ -1,0 +1,1 @@
+"""Estimators and the function API below them: validate, call, label."""

@@ -1,0 +1,260 @@
+"""Labelled, lazy functions: images in, fit and maps out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from daskglm.design.contrasts import contrast_matrix
+from daskglm.design.matching import match_rows
+from daskglm.design.matrix import check_design, design_array
+from daskglm.errors import ContrastError, DesignError, ImageError
+from daskglm.graph.glm import contrast_maps, solve_moments, sum_moments
+from daskglm.graph.images import lazy_array
+from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis
+from daskglm.kernels.contrasts import coefficients
+from daskglm.schema.datasets import check_images, sample_names
+
+_MAPS = ("effect_variance", "stat", "p_value", "z_score")
+
+
+def fit_glm(
+    images: xr.Dataset,
+    design: pd.DataFrame,
+    *,
+    weights: Any = None,
+    min_coverage: float = 0.5,
+    allow_rank_deficient: bool = False,
+) -> xr.Dataset:
+    """Fit a linear model at every voxel, lazily: nothing is read until the result is computed.
+
+    Parameters
+    ----------
+    images : xarray.Dataset
+        An images dataset: ``data (sample, voxel)``, NaN = missing. Any chunking will do.
+    design : (n, p) DataFrame
+        Design matrix. If its index holds subject ids, rows are matched to samples by id; else by order.
+    weights : (n,) or (n, V) array, optional
+        Non-negative observation weights, by sample or by sample and voxel.
+    min_coverage : float
+        Voxels observed in a smaller fraction of the samples give NaN.
+    allow_rank_deficient : bool
+        Fit a rank-deficient design all the same; contrasts that it does not determine are refused.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``beta (regressor, voxel)`` in image units, ``residual_variance``, ``degrees_of_freedom`` and ``n``
+        ``(voxel)``; ``solution (block)`` is what :func:`compute_contrasts` uses (drop it before writing the
+        dataset). Each voxel uses the samples it has: beta = (X'WX)^-1 X'Wy over those.
+
+    Raises
+    ------
+    DesignError, ImageError
+        Before anything is read, where images and design do not fit together.
+    """
+    check_images(images)
+    design = match_design(design, images)
+    check_design(design, images.sizes["sample"], allow_rank_deficient=allow_rank_deficient)
+    matrix = design_array(design)
+    basis = orthonormal_basis(matrix)
+    moments = sum_moments(lazy_array(images["data"]), basis, matrix, _check_weights(weights, images))
+    return label_fit(moments, basis, design, images, min_coverage)
+
+
+def match_design(design: pd.DataFrame, images: xr.Dataset, ids_are_known: bool = True) -> pd.DataFrame:
+    """Rows of a design in the order of the samples: by subject id where the index holds ids.
+
+    Parameters
+    ----------
+    design : (n, p) DataFrame
+        Design matrix.
+    images : xarray.Dataset
+        Images dataset.
+    ids_are_known : bool
+        False where samples are only named by their files.
+
+    Returns
+    -------
+    DataFrame
+        The same rows, reordered.
+
+    Raises
+    ------
+    DesignError
+        Where ids of one are not in the other.
+    """
+    if not isinstance(design, pd.DataFrame):
+        raise DesignError(f"a design matrix is a pandas DataFrame, but this is {type(design).__name__}")
+    rows = match_rows(design.index, sample_names(images), ids_are_known)
+    if rows is None:
+        return design
+    matched = design.iloc[rows]
+    matched.attrs = design.attrs
+    return matched
+
+
+def label_fit(
+    moments: da.Array, basis: Basis, design: pd.DataFrame, images: xr.Dataset, min_coverage: float
+) -> xr.Dataset:
+    """Solve moments and label the result.
+
+    Parameters
+    ----------
+    moments : (v,) dask array of Moments
+        One a chunk of voxels of the images.
+    basis : Basis
+        Basis of the design.
+    design : (n, p) DataFrame
+        Design matrix in the order of the samples.
+    images : xarray.Dataset
+        What the moments were summed from.
+    min_coverage : float
+        Fraction of the samples that a voxel must have.
+
+    Returns
+    -------
+    xarray.Dataset
+        A fit dataset, lazy.
+    """
+    if not 0 <= min_coverage <= 1:
+        raise ImageError(f"min_coverage is a fraction from 0 to 1, but it is {min_coverage}")
+    solution = solve_moments(moments, int(np.ceil(min_coverage * len(design))))
+    chunks = lazy_array(images["data"]).chunks[1]
+    columns = [str(name) for name in design.columns]
+
+    def per_voxel(field: str, dtype: type) -> da.Array:
+        return da.map_blocks(_field, solution, field, dtype=dtype, chunks=(chunks,), meta=np.empty(0, dtype))
+
+    beta = da.map_blocks(
+        _beta, solution[None], basis.to_basis, dtype=float, chunks=((len(columns),), chunks), meta=np.empty((0, 0))
+    )
+    return xr.Dataset(
+        {
+            "beta": (("regressor", "voxel"), beta),
+            "residual_variance": ("voxel", per_voxel("residual_variance", float)),
+            "degrees_of_freedom": ("voxel", per_voxel("degrees_of_freedom", float)),
+            "n": ("voxel", per_voxel("count", int)),
+            "solution": ("block", solution),
+            "to_basis": (("regressor", "basis"), basis.to_basis),
+            "row_space": (("regressor", "basis"), basis.row_space),
+        },
+        coords={"regressor": np.array(columns, dtype=object), "voxel": images["voxel"]},
+        attrs={"space": images.attrs["space"], "n_samples": len(design), "terms": design.attrs.get("terms", {})},
+    )
+
+
+def compute_contrasts(
+    fit: xr.Dataset, contrasts: Mapping[str, Any], stat_type: str | Mapping[str, str] | None = None
+) -> xr.Dataset:
+    """Evaluate contrasts of a fit, lazily; no image is read for it.
+
+    Parameters
+    ----------
+    fit : xarray.Dataset
+        From :func:`fit_glm`, lazy or computed.
+    contrasts : mapping of str to contrast
+        Name to definition: an expression of regressors ("age - sex"), a vector (p,), or for an F contrast a
+        list of expressions, an expression with commas, or a matrix (q, p).
+    stat_type : {"t", "F"} or mapping of str to one of them, optional
+        Of all contrasts, or by name. By default t for one row and F for several.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``effect_size (contrast, component, voxel)`` and ``effect_variance, stat, p_value, z_score
+        (contrast, voxel)``, lazy. F contrasts follow nilearn: effects are whitened and their variance is
+        the residual variance. p is one-sided for t.
+
+    Raises
+    ------
+    ContrastError
+        Where a contrast is unknown, null or not estimable; it is named.
+    """
+    basis = Basis(fit["to_basis"].values, fit["row_space"].values, None)
+    columns = [str(name) for name in fit["regressor"].values]
+    kinds = stat_type if isinstance(stat_type, Mapping) else dict.fromkeys(contrasts, stat_type)
+    weights = {
+        name: _weights(name, definition, columns, basis, fit.attrs["terms"], kinds.get(name))
+        for name, definition in contrasts.items()
+    }
+    if not weights:
+        raise ContrastError(f"give at least one contrast of the regressors {columns}")
+    solution = lazy_array(fit["solution"])
+    components = max(matrix.shape[0] for matrix, _ in weights.values())
+    computed = fit["solution"].chunks is None
+    chunks = tuple(item.count.size for item in fit["solution"].values) if computed else fit["n"].chunks[0]
+    stacked = da.map_blocks(
+        _contrasts_of_block, solution[None, None], basis, weights, components, dtype=float,
+        chunks=((len(weights),), (components + len(_MAPS),), chunks), meta=np.empty((0, 0, 0)),
+    )  # fmt: skip
+    maps = {name: (("contrast", "voxel"), stacked[:, components + k]) for k, name in enumerate(_MAPS)}
+    return xr.Dataset(
+        {"effect_size": (("contrast", "component", "voxel"), stacked[:, :components]), **maps},
+        coords={
+            "contrast": np.array(list(weights), dtype=object),
+            "stat_type": ("contrast", [kind for _, kind in weights.values()]),
+            "voxel": fit["voxel"],
+        },
+        attrs={"space": fit.attrs["space"]},
+    )
+
+
+def _weights(
+    name: str, definition: Any, columns: list[str], basis: Basis, terms: Mapping[str, Any], stat_type: str | None
+) -> tuple[NDArray[np.float64], str]:
+    """Weights (q, p) of one contrast and its type, "t" or "F"; refused by name where it cannot be tested."""
+    if stat_type not in (None, "t", "F"):
+        raise ContrastError(f"a contrast is of type 't' or 'F', but {stat_type!r} was asked for")
+    matrix = contrast_matrix(definition, columns, terms)
+    if not is_estimable(matrix, basis):
+        raise ContrastError(
+            f"contrast {name!r} is not estimable: the design cannot tell apart the regressors it compares; "
+            "remove linearly dependent columns, or contrast what the design determines"
+        )
+    kind = stat_type or ("t" if matrix.shape[0] == 1 else "F")
+    if kind == "t" and matrix.shape[0] > 1:
+        raise ContrastError(f"a t contrast has one row, but {name!r} has {matrix.shape[0]}; ask for F")
+    return matrix, kind
+
+
+def _check_weights(weights: Any, images: xr.Dataset) -> Any:
+    """Weights as an array of the shape of the samples or of the data."""
+    if weights is None:
+        return None
+    array = weights.data if isinstance(weights, xr.DataArray) else weights
+    array = array if isinstance(array, da.Array) else np.asarray(array, dtype=np.float64)
+    shape = images["data"].shape
+    if array.shape not in (shape, shape[:1]):
+        raise DesignError(f"weights have shape {shape[:1]} or {shape}, but these have {array.shape}")
+    if isinstance(array, np.ndarray) and not (np.isfinite(array) & (array >= 0)).all():
+        raise DesignError("weights are finite and not negative; give missing observations weight 0")
+    return array
+
+
+def _field(solution: NDArray[Any], field: str) -> NDArray[Any]:
+    """A per-voxel field of the one fit in a block."""
+    values: NDArray[Any] = getattr(solution[0], field)
+    return values
+
+
+def _beta(solution: NDArray[Any], to_basis: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients of the one fit in a block."""
+    return coefficients(solution[0, 0], to_basis)
+
+
+def _contrasts_of_block(
+    solution: NDArray[Any], basis: Basis, weights: Mapping[str, Any], components: int
+) -> NDArray[np.float64]:
+    """Stack the maps of every contrast of the one fit in a block: (contrast, components + 4, V)."""
+    fit = solution[0, 0, 0]
+    stacked = np.full((len(weights), components + len(_MAPS), fit.count.size), np.nan)
+    for index, maps in enumerate(contrast_maps(fit, basis, weights).values()):
+        stacked[index, : maps.effect_size.shape[0]] = maps.effect_size
+        for offset, name in enumerate(_MAPS):
+            stacked[index, components + offset] = getattr(maps, name)
+    return stacked

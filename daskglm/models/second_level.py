@@ -1,0 +1,429 @@
+"""SecondLevelModel: nilearn's estimator, in one pass over the images."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+import dask.array as da
+import joblib
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from daskglm.design.formula import design_from_formula
+from daskglm.design.matching import select_participants
+from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
+from daskglm.errors import ContrastError, DesignError, ImageError, listing
+from daskglm.graph.compute import compute
+from daskglm.graph.glm import sum_moments
+from daskglm.graph.images import lazy_array
+from daskglm.io.cache import load_moments, save_moments
+from daskglm.io.tables import read_table
+from daskglm.kernels.basis import orthonormal_basis
+from daskglm.models.functional import compute_contrasts, label_fit, match_design
+from daskglm.models.inputs import Loaded, Options, load_images
+from daskglm.schema.datasets import SOURCE_COLUMNS, participants_of, sample_names, space_of
+from daskglm.schema.names import check_unique
+
+OUTPUT_TYPES = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
+_TABLE_COLUMNS = ("subject_label", "map_name", "effects_map_path")
+
+
+class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Linear model across subjects at every voxel, with nilearn's interface.
+
+    Parameters
+    ----------
+    mask_img : image, path, fitted masker, False or None
+        Voxels to analyse. None: those that are finite and not zero in at least `min_coverage` of the images,
+        found by one more pass. False: all voxels.
+    target_affine, target_shape : array, optional
+        Grid to resample images and mask to, by nilearn (the ``[resample]`` extra).
+    smoothing_fwhm : float, 3 floats or None
+        Full width at half maximum of a Gaussian, in mm, applied to each image before masking.
+    memory : path or joblib.Memory, optional
+        Folder where the moments of a fit are kept, keyed by images, design and parameters: the same fit
+        again reads no image.
+    memory_level : int
+        0 switches `memory` off.
+    verbose : int
+        1 and more: a progress bar, on standard error.
+    n_jobs : int
+        Threads in this process when no ``distributed.Client`` is active; -1: all cores (nilearn's default is
+        1). Results do not depend on it.
+    minimize_memory : bool
+        False keeps hold of the images, lazily, for `residuals_`, `predicted_` and `r_square_`.
+    reports : bool
+        Accepted as nilearn does.
+    missing : {"nan", "zero"}
+        What is a missing observation: non-finite values, or those and exact zeros.
+    min_coverage : float
+        Voxels observed in a smaller fraction of the images give NaN.
+    allow_rank_deficient : bool
+        Fit a rank-deficient design; only contrasts that it determines can be tested.
+
+    Attributes
+    ----------
+    design_matrix_ : DataFrame
+        Design in the order of the samples.
+    mask_img_ : Nifti1Image
+        Voxels analysed.
+    n_elements_ : int
+        Their number.
+    fits_ : dict of str or None to xarray.Dataset
+        The fit dataset (``beta``, ``residual_variance``, ``degrees_of_freedom``, ``n``), by first-level
+        contrast; the key is None where the input had no names of contrasts.
+    second_level_input_, confounds_
+        What `fit` was given.
+
+    Notes
+    -----
+    `fit` makes the one pass over the images; every contrast after it is free. With an active
+    ``distributed.Client`` it runs there, else on threads.
+    """
+
+    def __init__(
+        self,
+        mask_img: Any = None,
+        target_affine: Any = None,
+        target_shape: Any = None,
+        smoothing_fwhm: Any = None,
+        memory: Any = None,
+        memory_level: int = 1,
+        verbose: int = 0,
+        n_jobs: int | None = -1,
+        minimize_memory: bool = True,
+        reports: bool = True,
+        *,
+        missing: str = "nan",
+        min_coverage: float = 0.5,
+        allow_rank_deficient: bool = False,
+    ) -> None:
+        self.mask_img = mask_img
+        self.target_affine = target_affine
+        self.target_shape = target_shape
+        self.smoothing_fwhm = smoothing_fwhm
+        self.memory = memory
+        self.memory_level = memory_level
+        self.verbose = verbose
+        self.n_jobs = n_jobs
+        self.minimize_memory = minimize_memory
+        self.reports = reports
+        self.missing = missing
+        self.min_coverage = min_coverage
+        self.allow_rank_deficient = allow_rank_deficient
+
+    def fit(
+        self, second_level_input: Any, confounds: Any = None, design_matrix: Any = None, *, formula: str | None = None
+    ) -> Self:
+        """Read the images once and fit the model at every voxel.
+
+        Parameters
+        ----------
+        second_level_input : list of paths or images, glob, 4-D image, Series, DataFrame, store or Dataset
+            A DataFrame has columns subject_label, map_name and effects_map_path and is sorted by subject.
+        confounds : DataFrame or path, optional
+            Table with a column subject_label or participant_id: the covariates of an automatic design
+            (DataFrame input), or the participants of `formula`. A store brings its own.
+        design_matrix : DataFrame or path, optional
+            Design; its rows are matched to images by subject id where its index holds ids, else by order.
+        formula : str, optional
+            Design from the participants: "~ age + C(site)".
+
+        Returns
+        -------
+        SecondLevelModel
+            Itself.
+
+        Raises
+        ------
+        DesignError, ImageError, SpaceError, CorruptImageError
+            Before the pass, wherever it can be known.
+        """
+        if isinstance(second_level_input, pd.DataFrame):
+            loaded = self._load_table(second_level_input)
+        else:
+            loaded = {None: load_images(second_level_input, self._options())}
+        subjects = _subjects(second_level_input)
+        first = next(iter(loaded.values()))
+        design = self._design(first, subjects, _table(confounds), _table(design_matrix), formula)
+        n_samples = first.images.sizes["sample"]
+        check_design(design, n_samples, allow_rank_deficient=self.allow_rank_deficient)
+        lazy = {name: self._lazy_fit(item, design) for name, item in loaded.items()}
+        progress = "Reading images" if self.verbose else None
+        computed = compute(*lazy.values(), n_jobs=self.n_jobs, progress=progress)
+        self.fits_ = dict(zip(lazy, computed, strict=True))
+        for name, item in self.fits_.items():
+            _check_any_fitted(name, item)
+        self.design_matrix_ = design
+        self.second_level_input_, self.confounds_ = second_level_input, confounds
+        self.space_ = space_of(first.images)
+        self.mask_img_ = self.space_.mask_image()
+        self.n_elements_ = int(self.space_.voxels.size)
+        self._images = None if self.minimize_memory else first.images
+        return self
+
+    def compute_contrast(
+        self,
+        second_level_contrast: Any = None,
+        first_level_contrast: str | None = None,
+        second_level_stat_type: str | None = None,
+        output_type: str = "z_score",
+    ) -> Any:
+        """Map a contrast; no image is read.
+
+        Parameters
+        ----------
+        second_level_contrast : str, array or list, optional
+            An expression of regressors ("age - sex"), a vector, or for an F contrast a matrix or a list of
+            expressions; may be left out where the design has one column.
+        first_level_contrast : str, optional
+            Which maps, where the input named several.
+        second_level_stat_type : {"t", "F"}, optional
+            By default t for one row, F for several.
+        output_type : {"z_score", "stat", "p_value", "effect_size", "effect_variance", "all"}
+            Which map.
+
+        Returns
+        -------
+        Nifti1Image, or dict of them for "all"
+            NaN where a voxel cannot be tested; outside the mask 0, as in nilearn, but 1 in maps of p.
+
+        Raises
+        ------
+        ContrastError
+            Where the contrast is unknown, null or not estimable, or the output type unknown.
+        """
+        check_is_fitted(self)
+        columns = [str(name) for name in self.design_matrix_.columns]
+        if second_level_contrast is None:
+            if len(columns) != 1:
+                raise ContrastError(f"a contrast is needed where the design has several columns: {listing(columns)}")
+            second_level_contrast = columns[0]
+        name = second_level_contrast if isinstance(second_level_contrast, str) else "contrast"
+        outputs = self.compute_contrasts(
+            {name: second_level_contrast}, first_level_contrast, second_level_stat_type, output_type
+        )
+        return outputs[name]
+
+    def compute_contrasts(
+        self,
+        contrasts: Mapping[str, Any],
+        first_level_contrast: str | None = None,
+        second_level_stat_type: str | None = None,
+        output_type: str = "z_score",
+    ) -> dict[str, Any]:
+        """Map several contrasts at once.
+
+        Parameters
+        ----------
+        contrasts : mapping of str to contrast
+            Name to definition, as in :meth:`compute_contrast`.
+        first_level_contrast, second_level_stat_type, output_type
+            As in :meth:`compute_contrast`.
+
+        Returns
+        -------
+        dict
+            Name to what :meth:`compute_contrast` returns.
+        """
+        if output_type not in (*OUTPUT_TYPES, "all"):
+            raise ContrastError(f"output_type is one of {listing([*OUTPUT_TYPES, 'all'])}, but it is {output_type!r}")
+        (maps,) = compute(
+            compute_contrasts(self._fit_of(first_level_contrast), contrasts, second_level_stat_type),
+            n_jobs=self.n_jobs,
+        )
+        wanted = OUTPUT_TYPES if output_type == "all" else (output_type,)
+        images = {}
+        for name in contrasts:
+            chosen = {kind: map_image(maps, name, kind) for kind in wanted}
+            images[name] = chosen if output_type == "all" else chosen[output_type]
+        return images
+
+    def transform(self, second_level_input: Any = None) -> NDArray[np.float64]:
+        """Coefficients of the fitted model: (n_regressors, n_voxels), in image units."""
+        check_is_fitted(self)
+        beta: NDArray[np.float64] = self._fit_of(None)["beta"].values
+        return beta
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the voxels: their flat index into the grid."""
+        check_is_fitted(self)
+        return np.array([f"voxel-{index}" for index in self.space_.voxels], dtype=object)
+
+    @property
+    def predicted_(self) -> Any:
+        """Fitted values, one volume a sample: X beta, in image units."""
+        return self.space_.to_image(self._predicted(), outside=0)
+
+    @property
+    def residuals_(self) -> Any:
+        """Images minus fitted values, one volume a sample; NaN where a value is missing."""
+        (data,) = compute(self._kept_images()["data"].data, n_jobs=self.n_jobs)
+        return self.space_.to_image(data - self._predicted(), outside=0)
+
+    @property
+    def r_square_(self) -> Any:
+        """Variance of the fitted values over that of the images, per voxel."""
+        (data,) = compute(self._kept_images()["data"].data, n_jobs=self.n_jobs)
+        data = data.astype(np.float64)
+        predicted = np.where(np.isfinite(data), self._predicted(), np.nan)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.nanvar(predicted, axis=0) / np.nanvar(data, axis=0)
+        return self.space_.to_image(share, outside=0)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether `fit` was called."""
+        return hasattr(self, "fits_")
+
+    def _options(self) -> Options:
+        names = ("mask_img", "missing", "min_coverage", "smoothing_fwhm", "target_affine", "target_shape", "n_jobs")
+        return Options(**{name: getattr(self, name) for name in names})
+
+    def _load_table(self, table: pd.DataFrame) -> dict[Any, Loaded]:
+        """Images of each map name in a table, in the order of the sorted subjects."""
+        missing = [name for name in _TABLE_COLUMNS if name not in table.columns]
+        if missing:
+            raise ImageError(f"a DataFrame of images has columns {listing(_TABLE_COLUMNS)}; it lacks {listing(missing)}")
+        loaded: dict[Any, Loaded] = {}
+        subjects = _subjects(table)
+        for name, rows in table.groupby("map_name", sort=False):
+            rows = rows.sort_values("subject_label")
+            labels = [str(label) for label in rows["subject_label"]]
+            check_unique(labels, f"each subject has one map {name!r}, but the table repeats")
+            if labels != subjects:
+                absent = sorted(set(subjects or []) - set(labels))
+                raise ImageError(f"every subject has every map, but {listing(absent)} lack {name!r}; add or drop them")
+            item = load_images(rows["effects_map_path"].tolist(), self._options())
+            images = item.images.assign_coords(sample=("sample", np.array(labels, dtype=object)))
+            loaded[name] = Loaded(images, True, item.sources)
+        return loaded
+
+    def _design(
+        self, loaded: Loaded, subjects: list[str] | None, confounds: Any, design: Any, formula: str | None
+    ) -> pd.DataFrame:
+        """The design matrix, in the order of the samples."""
+        if design is not None and formula is not None:
+            raise DesignError("a design comes from design_matrix or from formula; give one of them")
+        if formula is not None:
+            participants = participants_of(loaded.images) if confounds is None else confounds
+            if participants is None:
+                raise DesignError("a formula needs a participants table: give it as confounds, or convert with one")
+            return design_from_formula(formula, select_participants(participants, sample_names(loaded.images)))
+        if design is not None:
+            return match_design(design, loaded.images, loaded.ids_are_known)
+        if subjects is None:
+            raise DesignError("images as second_level_input need a design: give design_matrix, or formula and confounds")
+        return make_second_level_design_matrix(subjects, confounds)
+
+    def _lazy_fit(self, loaded: Loaded, design: pd.DataFrame) -> xr.Dataset:
+        """The fit, lazily; its moments come from the cache where they are in it."""
+        matrix = design_array(design)
+        basis = orthonormal_basis(matrix)
+        moments = sum_moments(lazy_array(loaded.images["data"]), basis, matrix)
+        if self.memory is not None and self.memory_level > 0:
+            folder = getattr(self.memory, "location", self.memory)
+            key = joblib.hash([_fingerprint(loaded), matrix, self._parameters_of_moments(loaded)])
+            path = os.path.join(os.fspath(folder), "daskglm", f"moments-{key}.npz")
+            items = load_moments(path)
+            if items is None:
+                (computed,) = compute(moments, n_jobs=self.n_jobs, progress="Reading images" if self.verbose else None)
+                items = list(computed)
+                save_moments(path, items)
+            kept = np.empty(len(items), dtype=object)
+            kept[:] = items
+            moments = da.from_array(kept, chunks=1)
+        return label_fit(moments, basis, design, loaded.images, self.min_coverage)
+
+    def _parameters_of_moments(self, loaded: Loaded) -> list[Any]:
+        """What else the moments depend on."""
+        space = space_of(loaded.images)
+        chunks = lazy_array(loaded.images["data"]).chunks[1]
+        treatment = (self.missing, self.smoothing_fwhm, self.target_affine, self.target_shape)
+        return [space.shape, space.affine, space.voxels, chunks, treatment]
+
+    def _fit_of(self, first_level_contrast: str | None) -> xr.Dataset:
+        """The fit of one first-level contrast; the only one where none is named."""
+        check_is_fitted(self)
+        if first_level_contrast in self.fits_:
+            return self.fits_[first_level_contrast]
+        if len(self.fits_) == 1 and (first_level_contrast is None or None in self.fits_):
+            return next(iter(self.fits_.values()))
+        raise ContrastError(
+            f"the input has maps of {listing(map(str, self.fits_))}, but first_level_contrast is "
+            f"{first_level_contrast!r}; name one of them"
+        )
+
+    def _kept_images(self) -> xr.Dataset:
+        check_is_fitted(self)
+        if self._images is None:
+            raise AttributeError("the images were let go after the fit; fit again with minimize_memory=False")
+        return self._images
+
+    def _predicted(self) -> NDArray[np.float64]:
+        self._kept_images()
+        predicted: NDArray[np.float64] = design_array(self.design_matrix_) @ self._fit_of(None)["beta"].values
+        return predicted
+
+
+def map_image(maps: xr.Dataset, contrast: str, kind: str) -> Any:
+    """One map of one contrast as an image.
+
+    Parameters
+    ----------
+    maps : xarray.Dataset
+        Computed maps.
+    contrast : str
+        Name of the contrast.
+    kind : str
+        One of the output types.
+
+    Returns
+    -------
+    Nifti1Image
+        3-D; 4-D for the effects of an F contrast, one volume a row. Outside the mask 0, or 1 for p.
+    """
+    values = maps[kind].sel(contrast=contrast).values
+    if kind == "effect_size":
+        values = values[~np.isnan(values).all(axis=1)]
+        if len(values) < 2:
+            values = maps[kind].sel(contrast=contrast, component=0).values
+    return space_of(maps).to_image(values, outside=1 if kind == "p_value" else 0)
+
+
+def _subjects(given: Any) -> list[str] | None:
+    """Sorted subject labels of a table of images."""
+    if not isinstance(given, pd.DataFrame) or "subject_label" not in given:
+        return None
+    return sorted({str(label) for label in given["subject_label"]})
+
+
+def _table(given: Any) -> Any:
+    """A table, read where a path is given."""
+    return read_table(given) if isinstance(given, (str, os.PathLike)) else given
+
+
+def _fingerprint(loaded: Loaded) -> Any:
+    """What tells one set of images from another, without reading files."""
+    images = loaded.images
+    if loaded.sources is not None and all(os.path.isfile(path) for path in loaded.sources):
+        stats = [(path, os.stat(path)) for path in loaded.sources]
+        return [(os.path.abspath(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    if all(name in images for name in SOURCE_COLUMNS):
+        return [sample_names(images), *(images[name].values.tolist() for name in SOURCE_COLUMNS[1:])]
+    (values,) = compute(images["data"].data)
+    return [sample_names(images), values]
+
+
+def _check_any_fitted(name: Any, fit: xr.Dataset) -> None:
+    """Raise where no voxel at all could be fitted."""
+    if not np.isfinite(fit["residual_variance"].values).any():
+        best = int(fit["n"].values.max(initial=0))
+        maps = "" if name is None else f" of {name}"
+        raise ImageError(
+            f"no voxel{maps} has enough observations: the best has {best} of {fit.attrs['n_samples']} images; "
+            "check that the images are finite, or lower min_coverage"
+        )

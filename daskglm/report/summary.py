@@ -1,0 +1,99 @@
+"""One screen about a run."""
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from daskglm.models.convert import Conversion
+from daskglm.models.group import GroupResult
+
+
+def print_group(result: GroupResult, console: Console) -> None:
+    """Print what a group analysis found: samples, voxels, contrasts and their peaks.
+
+    Parameters
+    ----------
+    result : GroupResult
+        A finished analysis.
+    console : rich.console.Console
+        Where to print.
+    """
+    n_samples, n_columns = result.design.shape
+    counts = result.fit["n"].values
+    tested = np.isfinite(result.fit["residual_variance"].values)
+    partial = int((tested & (counts < n_samples)).sum())
+    console.print(
+        f"{n_samples} images, {n_columns} regressors ({', '.join(map(str, result.design.columns))})", markup=False
+    )
+    console.print(
+        f"{int(tested.sum()):,} voxels tested, {partial:,} of them with missing images "
+        f"(n from {counts[tested].min()} to {counts[tested].max()}); {int((~tested).sum()):,} left out",
+        markup=False,
+    )
+    _print_peaks(result.peaks, console)
+    console.print(f"{len(result.files)} files in {result.folder} after {result.seconds:.1f} s", markup=False)
+
+
+def print_conversion(result: Conversion, console: Console) -> None:
+    """Print what a conversion did, quarantined samples first and loudest.
+
+    Parameters
+    ----------
+    result : Conversion
+        A finished conversion.
+    console : rich.console.Console
+        Where to print.
+    """
+    if result.quarantined:
+        console.print(f"{len(result.quarantined)} images are LEFT OUT (see quarantined.tsv):", style="bold red")
+        for name, reason in result.quarantined.items():
+            console.print(f"  {name}: {reason}", markup=False)
+    kept = f", {len(result.kept)} were there already" if result.kept else ""
+    console.print(
+        f"{len(result.written)} images converted{kept}; {result.n_voxels:,} voxels each, in {result.store}", markup=False
+    )
+
+
+def print_store(images: object, console: Console) -> None:
+    """Print what a store holds.
+
+    Parameters
+    ----------
+    images : xarray.Dataset
+        An images dataset.
+    console : rich.console.Console
+        Where to print.
+    """
+    import xarray as xr
+
+    from daskglm.schema.datasets import participants_of, sample_names, space_of
+
+    if not isinstance(images, xr.Dataset):
+        raise TypeError(f"an images dataset is due, not {type(images).__name__}")
+    names, space, table = sample_names(images), space_of(images), participants_of(images)
+    sizes = ", ".join(f"{size:.2f}" for size in np.linalg.norm(space.affine[:3, :3], axis=0))
+    rows = [
+        ("samples", f"{len(names):,} ({names[0]} ... {names[-1]})"),
+        ("voxels", f"{space.voxels.size:,} of {' x '.join(map(str, space.shape))}, {sizes} mm"),
+        ("size", f"{images['data'].nbytes / 1e9:.3f} GB as float32"),
+        ("missing means", {"nan": "not finite", "zero": "not finite, or zero"}.get(images.attrs.get("missing", "nan"), "?")),
+        ("participants", "none" if table is None else ", ".join(map(str, table.columns))),
+        ("left out", ", ".join(images.attrs.get("quarantined", {})) or "none"),
+        ("made by", ", ".join(f"{k} {v}" for k, v in list(images.attrs.get("software", {}).items())[:4])),
+    ]
+    table_view = Table(show_header=False, box=None)
+    for name, value in rows:
+        table_view.add_row(name, str(value))
+    console.print(table_view, markup=False)
+
+
+def _print_peaks(peaks: pd.DataFrame, console: Console) -> None:
+    """A table of the extremes of each contrast."""
+    view = Table(box=None, title="Peaks (descriptive: not corrected for multiple tests)", title_justify="left")
+    for name in ("contrast", "x", "y", "z (mm)", "stat", "z score"):
+        view.add_column(name, justify="left" if name == "contrast" else "right")
+    for row in peaks.itertuples():
+        place = (f"{value:.0f}" for value in (row.x, row.y, row.z))
+        view.add_row(str(row.contrast), *place, f"{row.stat_type} = {row.stat:.2f}", f"{row.z_score:.2f}")
+    console.print(view)
