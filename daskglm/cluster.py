@@ -68,5 +68,7 @@ def _read(cluster: str) -> dict[str, Any]:
         raise ClusterError(f"{cluster} has a key kind, 'local' or 'address'; it holds {configuration!r}")
     unknown = sorted(set(configuration) - _KEYS)
     if unknown:
-        raise ClusterError(f"{cluster} has unknown keys {listing(unknown)}; the known ones are {listing(sorted(_KEYS))}")
+        raise ClusterError(
+            f"{cluster} has unknown keys {listing(unknown)}; the known ones are {listing(sorted(_KEYS))}"
+        )
     return configuration

@@ -33,7 +33,7 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="daskglm")
 def main(debug: bool) -> None:
-    """Voxel-wise linear models of large neuroimaging cohorts.
+    r"""Voxel-wise linear models of large neuroimaging cohorts.
 
     \b
     daskglm demo                                              see it work

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.kernels.basis import Basis, orthonormal_basis
+from daskglm.kernels.basis import Basis
 from daskglm.kernels.contrasts import ContrastMaps, f_contrast, t_contrast
-from daskglm.kernels.moments import Array, Moments, block_moments
+from daskglm.kernels.moments import Array, block_moments
 from daskglm.kernels.solve import Fit, solve
 
 # Moments added together by one task of the sum.
@@ -102,7 +101,9 @@ def contrast_maps(fit: Fit, basis: Basis, contrasts: Mapping[str, tuple[Array, s
     dict of str to ContrastMaps
     """
     return {
-        name: t_contrast(fit, (weights @ basis.to_basis)[0]) if kind == "t" else f_contrast(fit, weights @ basis.to_basis)
+        name: t_contrast(fit, (weights @ basis.to_basis)[0])
+        if kind == "t"
+        else f_contrast(fit, weights @ basis.to_basis)
         for name, (weights, kind) in contrasts.items()
     }
 

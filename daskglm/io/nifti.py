@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, BinaryIO
 
 import nibabel as nib
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from daskglm.errors import CorruptImageError
 
 try:  # two to three times the standard library's speed, with the same interface and checks
-    from isal import isal_zlib as _zlib
+    _zlib: Any = import_module("isal.isal_zlib")
 except ImportError:
-    import zlib as _zlib
+    _zlib = import_module("zlib")
 
 _HEADER_BYTES = 352
 _GZIP_WRAPPER = 31
@@ -230,7 +231,7 @@ def _parse_header(head: bytes, file_size: int, is_gzip: bool) -> NiftiHeader:
         raise CorruptImageError(f"images hold real numbers, but the header says {dtype}")
     slope, intercept = fields.get_slope_inter()
     scaled = slope not in (None, 1.0) or intercept not in (None, 0.0)
-    single = not scaled and (dtype in _EXACT_IN_FLOAT32 or dtype.itemsize <= 4 and dtype.kind == "f")
+    single = not scaled and (dtype in _EXACT_IN_FLOAT32 or (dtype.itemsize <= 4 and dtype.kind == "f"))
     header = NiftiHeader(
         shape=shape,
         affine=np.asarray(fields.get_best_affine(), dtype=np.float64),

@@ -3,7 +3,18 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("daskglm", "dask", "distributed", "xarray", "zarr", "nibabel", "numpy", "scipy", "pandas", "formulaic")
+_PACKAGES = (
+    "daskglm",
+    "dask",
+    "distributed",
+    "xarray",
+    "zarr",
+    "nibabel",
+    "numpy",
+    "scipy",
+    "pandas",
+    "formulaic",
+)
 
 
 def software() -> dict[str, str]:

@@ -103,7 +103,7 @@ def check_store(path: str, space: VolumeSpace) -> None:
 def stored_samples(path: str) -> tuple[list[str], dict[str, NDArray[Any]]]:
     """Names of the samples of a store (empty where not written) and its per-sample columns."""
     group = zarr.open_group(path, mode="r")
-    names = [str(name) for name in group["sample"][:]]  # type: ignore
+    names = [str(name) for name in group["sample"][:]]
     columns = {
         name: array[:] for name, array in group.arrays()
         if array.ndim == 1 and name not in ("sample", "voxel")
@@ -134,7 +134,7 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
         Where the store already has samples with other columns.
     """
     group = zarr.open_group(path, mode="r+")
-    names = np.array([str(name) for name in group["sample"][:]], dtype=object)  # type: ignore
+    names = np.array([str(name) for name in group["sample"][:]], dtype=object)
     stored = {name for name, array in group.arrays() if array.ndim == 1} - {"sample", "voxel"}
     if stored and stored != set(columns):
         raise StoreError(
@@ -263,7 +263,7 @@ def remove_store(path: str) -> None:
 
 def _check_complete(path: str, group: zarr.Group) -> None:
     """Compare the names of the samples with the chunks that exist and with what was announced."""
-    names = [str(name) for name in group["sample"][:]]  # type: ignore
+    names = [str(name) for name in group["sample"][:]]
     empty = names.count("")
     if not group.attrs.get("finished") or empty != group.attrs.get("left_out"):
         raise StoreError(

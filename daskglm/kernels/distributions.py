@@ -63,7 +63,7 @@ def t_z_score(stat: ArrayLike, freedom: ArrayLike) -> Array:
     """
     t, v = _broadcast(stat, freedom)
     with np.errstate(divide="ignore"):
-        log_p = np.log(t_p_value(np.abs(t), v))
+        log_p = np.array(np.log(t_p_value(np.abs(t), v)))
     far = log_p < np.log(_SMALL_P)
     ratio = t[far] ** 2 / v[far]
     log_p[far] = _log_tail(v[far] / 2, np.full(v[far].shape, 0.5), ratio) - np.log(2)
@@ -85,10 +85,10 @@ def f_z_score(stat: ArrayLike, numerator: ArrayLike, denominator: ArrayLike) -> 
     """
     f, a, b = _broadcast(stat, numerator, denominator)
     with np.errstate(divide="ignore"):
-        log_p = np.log(f_p_value(f, a, b))
+        log_p = np.array(np.log(f_p_value(f, a, b)))
     far = log_p < np.log(_SMALL_P)
     log_p[far] = _log_tail(b[far] / 2, a[far] / 2, a[far] * f[far] / b[far])
-    z = _z_from_log_p(log_p)
+    z = np.array(_z_from_log_p(log_p))
     low = log_p > np.log(0.5)
     below = special.fdtr(a[low], b[low], f[low])
     # nilearn clips the other end at p = 1e-300 as well; F = 0 would be minus infinity.

@@ -208,8 +208,8 @@ def block_moments(
     n_samples, n_voxels = data.shape
     rows, columns = pairs(design.shape[1])
     products = design[:, rows] * design[:, columns]
-    by_voxel = weights is not None and weights.ndim == 2
-    sample_weights = np.ones(n_samples) if weights is None or by_voxel else weights
+    voxel_weights = weights if weights is not None and weights.ndim == 2 else None
+    sample_weights = weights if weights is not None and weights.ndim == 1 else np.ones(n_samples)
     cross = np.empty((design.shape[1], n_voxels))
     power, reference = np.empty(n_voxels), np.zeros(n_voxels)
     count = np.full(n_voxels, np.count_nonzero(sample_weights), dtype=np.int64)
@@ -218,7 +218,9 @@ def block_moments(
     for start in range(0, n_voxels, width):
         part = slice(start, min(start + width, n_voxels))
         slab = data[:, part].astype(np.float64)
-        slab_weights, own = _slab_weights(slab, sample_weights, weights[:, part] if by_voxel else None)
+        slab_weights, own = _slab_weights(
+            slab, sample_weights, None if voxel_weights is None else voxel_weights[:, part]
+        )
         if own.size:
             own_weights = slab_weights if slab_weights.shape[1] == own.size else slab_weights[:, own]
             incomplete.append(own + start)

@@ -5,7 +5,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 
-def local_maxima(grid: NDArray[np.float64], count: int, min_distance: float, affine: NDArray[np.float64]) -> NDArray[np.int64]:
+def local_maxima(
+    grid: NDArray[np.float64], count: int, min_distance: float, affine: NDArray[np.float64]
+) -> NDArray[np.int64]:
     """The highest local maxima of a volume, some distance apart.
 
     Parameters

@@ -15,7 +15,13 @@ from daskglm.graph.images import Preparation, array_from_files, scan_headers
 from daskglm.io.nifti import read_header
 from daskglm.io.provenance import software
 from daskglm.io.store import (
-    check_store, create_store, finish_store, is_store, remove_store, stored_samples, stored_space,
+    check_store,
+    create_store,
+    finish_store,
+    is_store,
+    remove_store,
+    stored_samples,
+    stored_space,
 )  # fmt: skip
 from daskglm.io.tables import read_table
 from daskglm.models.inputs import Options, expand, header_image, mask_from_coverage, preparation
@@ -112,7 +118,10 @@ def convert(
     new, quarantined, headers = _usable(new, how, on_error)
     if not exists:
         if mask is None:
-            how = replace(how, space=mask_from_coverage(array_from_files(list(new.values()), headers, how), how, options))
+            how = replace(
+                how,
+                space=mask_from_coverage(array_from_files(list(new.values()), headers, how), how, options),
+            )
         create_store(output, how.space, {"software": software(), "missing": missing, "smoothing_fwhm": smoothing_fwhm})
     result = Conversion(output, how.space.voxels.size, kept=kept, quarantined=quarantined)
     columns = {} if table is None else participant_columns(table.loc[list(new)])
@@ -168,7 +177,9 @@ def _reference(files: Mapping[str, str], on_error: str) -> Any:
             continue
         grids[path] = (header.shape[:3], header.affine.round(3).tobytes())
     if not grids:
-        raise ImageError(f"none of the {len(files)} files is a readable image; the first is {next(iter(files.values()))}")
+        raise ImageError(
+            f"none of the {len(files)} files is a readable image; the first is {next(iter(files.values()))}"
+        )
     common, _ = Counter(grids.values()).most_common(1)[0]
     return header_image(next(path for path, grid in grids.items() if grid == common))
 
@@ -189,7 +200,9 @@ def _preparation_of_store(output: str, options: Options, files: Mapping[str, str
     return how
 
 
-def _usable(files: Mapping[str, str], how: Preparation, on_error: str) -> tuple[dict[str, str], dict[str, str], list[Any]]:
+def _usable(
+    files: Mapping[str, str], how: Preparation, on_error: str
+) -> tuple[dict[str, str], dict[str, str], list[Any]]:
     """Files whose headers are right, what is wrong with the others, and the headers."""
     headers, faults = scan_headers(list(files.values()), how)
     for path, header in zip(files.values(), headers, strict=True):

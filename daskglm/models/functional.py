@@ -131,7 +131,12 @@ def label_fit(
         return da.map_blocks(_field, solution, field, dtype=dtype, chunks=(chunks,), meta=np.empty(0, dtype))
 
     beta = da.map_blocks(
-        _beta, solution[None], basis.to_basis, dtype=float, chunks=((len(columns),), chunks), meta=np.empty((0, 0))
+        _beta,
+        solution[None],
+        basis.to_basis,
+        dtype=float,
+        chunks=((len(columns),), chunks),
+        meta=np.empty((0, 0)),
     )
     return xr.Dataset(
         {
@@ -144,7 +149,11 @@ def label_fit(
             "row_space": (("regressor", "basis"), basis.row_space),
         },
         coords={"regressor": np.array(columns, dtype=object), "voxel": images["voxel"]},
-        attrs={"space": images.attrs["space"], "n_samples": len(design), "terms": design.attrs.get("terms", {})},
+        attrs={
+            "space": images.attrs["space"],
+            "n_samples": len(design),
+            "terms": design.attrs.get("terms", {}),
+        },
     )
 
 
@@ -205,7 +214,12 @@ def compute_contrasts(
 
 
 def _weights(
-    name: str, definition: Any, columns: list[str], basis: Basis, terms: Mapping[str, Any], stat_type: str | None
+    name: str,
+    definition: Any,
+    columns: list[str],
+    basis: Basis,
+    terms: Mapping[str, Any],
+    stat_type: str | None,
 ) -> tuple[NDArray[np.float64], str]:
     """Weights (q, p) of one contrast and its type, "t" or "F"; refused by name where it cannot be tested."""
     if stat_type not in (None, "t", "F"):

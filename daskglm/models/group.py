@@ -126,7 +126,9 @@ def group_analysis(
         "samples": sample_names(loaded.images),
         "parameters": {
             "formula": formula,
-            "contrasts": {name: {"definition": text, "type": kinds.get(name, "t")} for name, text in definitions.items()},
+            "contrasts": {
+                name: {"definition": text, "type": kinds.get(name, "t")} for name, text in definitions.items()
+            },
             "mask": mask if isinstance(mask, (str, bool, type(None))) else "image",
             "missing": missing,
             "min_coverage": min_coverage,

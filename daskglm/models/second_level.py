@@ -117,7 +117,12 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.allow_rank_deficient = allow_rank_deficient
 
     def fit(
-        self, second_level_input: Any, confounds: Any = None, design_matrix: Any = None, *, formula: str | None = None
+        self,
+        second_level_input: Any,
+        confounds: Any = None,
+        design_matrix: Any = None,
+        *,
+        formula: str | None = None,
     ) -> Self:
         """Read the images once and fit the model at every voxel.
 
@@ -280,14 +285,24 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return hasattr(self, "fits_")
 
     def _options(self) -> Options:
-        names = ("mask_img", "missing", "min_coverage", "smoothing_fwhm", "target_affine", "target_shape", "n_jobs")
+        names = (
+            "mask_img",
+            "missing",
+            "min_coverage",
+            "smoothing_fwhm",
+            "target_affine",
+            "target_shape",
+            "n_jobs",
+        )
         return Options(**{name: getattr(self, name) for name in names})
 
     def _load_table(self, table: pd.DataFrame) -> dict[Any, Loaded]:
         """Images of each map name in a table, in the order of the sorted subjects."""
         missing = [name for name in _TABLE_COLUMNS if name not in table.columns]
         if missing:
-            raise ImageError(f"a DataFrame of images has columns {listing(_TABLE_COLUMNS)}; it lacks {listing(missing)}")
+            raise ImageError(
+                f"a DataFrame of images has columns {listing(_TABLE_COLUMNS)}; it lacks {listing(missing)}"
+            )
         loaded: dict[Any, Loaded] = {}
         subjects = _subjects(table)
         for name, rows in table.groupby("map_name", sort=False):
@@ -316,7 +331,9 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if design is not None:
             return match_design(design, loaded.images, loaded.ids_are_known)
         if subjects is None:
-            raise DesignError("images as second_level_input need a design: give design_matrix, or formula and confounds")
+            raise DesignError(
+                "images as second_level_input need a design: give design_matrix, or formula and confounds"
+            )
         return make_second_level_design_matrix(subjects, confounds)
 
     def _lazy_fit(self, loaded: Loaded, design: pd.DataFrame) -> xr.Dataset:

@@ -24,7 +24,8 @@ def print_group(result: GroupResult, console: Console) -> None:
     tested = np.isfinite(result.fit["residual_variance"].values)
     partial = int((tested & (counts < n_samples)).sum())
     console.print(
-        f"{n_samples} images, {n_columns} regressors ({', '.join(map(str, result.design.columns))})", markup=False
+        f"{n_samples} images, {n_columns} regressors ({', '.join(map(str, result.design.columns))})",
+        markup=False,
     )
     console.print(
         f"{int(tested.sum()):,} voxels tested, {partial:,} of them with missing images "
@@ -51,7 +52,8 @@ def print_conversion(result: Conversion, console: Console) -> None:
             console.print(f"  {name}: {reason}", markup=False)
     kept = f", {len(result.kept)} were there already" if result.kept else ""
     console.print(
-        f"{len(result.written)} images converted{kept}; {result.n_voxels:,} voxels each, in {result.store}", markup=False
+        f"{len(result.written)} images converted{kept}; {result.n_voxels:,} voxels each, in {result.store}",
+        markup=False,
     )
 
 
@@ -77,7 +79,10 @@ def print_store(images: object, console: Console) -> None:
         ("samples", f"{len(names):,} ({names[0]} ... {names[-1]})"),
         ("voxels", f"{space.voxels.size:,} of {' x '.join(map(str, space.shape))}, {sizes} mm"),
         ("size", f"{images['data'].nbytes / 1e9:.3f} GB as float32"),
-        ("missing means", {"nan": "not finite", "zero": "not finite, or zero"}.get(images.attrs.get("missing", "nan"), "?")),
+        (
+            "missing means",
+            {"nan": "not finite", "zero": "not finite, or zero"}.get(images.attrs.get("missing", "nan"), "?"),
+        ),
         ("participants", "none" if table is None else ", ".join(map(str, table.columns))),
         ("left out", ", ".join(images.attrs.get("quarantined", {})) or "none"),
         ("made by", ", ".join(f"{k} {v}" for k, v in list(images.attrs.get("software", {}).items())[:4])),

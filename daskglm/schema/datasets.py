@@ -98,7 +98,8 @@ def space_of(images: xr.Dataset) -> VolumeSpace:
 def participants_of(images: xr.Dataset) -> pd.DataFrame | None:
     """The participants table inside an images dataset, indexed by sample; None where it has none."""
     names = [
-        name for name, variable in images.data_vars.items()
+        name
+        for name, variable in images.data_vars.items()
         if variable.dims == ("sample",) and name not in SOURCE_COLUMNS
     ]
     if not names:

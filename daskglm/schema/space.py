@@ -58,7 +58,8 @@ class VolumeSpace:
         SpaceError
             Where the mask keeps no voxel or has another shape than the grid.
         """
-        shape = tuple(int(size) for size in image.shape[:3])
+        x, y, z = (int(size) for size in image.shape[:3])
+        shape = (x, y, z)
         keep = np.ones(shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
         if keep.shape != shape:
             raise SpaceError(f"a mask has the shape of its images; the mask is {keep.shape}, the images {shape}")
@@ -120,7 +121,7 @@ class VolumeSpace:
     def coordinates(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Positions (k, 3) in mm of some voxels, given as positions (k,) in the vector."""
         grid = np.unravel_index(self.voxels[indices], self.shape, order="F")
-        return nib.affines.apply_affine(self.affine, np.stack(grid, axis=-1))  # type: ignore[no-any-return]
+        return np.stack(grid, axis=-1) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def check_same_grid(self, shape: tuple[int, ...], affine: NDArray[np.float64], name: str) -> None:
         """Raise unless something has this grid.

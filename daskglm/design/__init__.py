@@ -1,0 +1,1 @@
+"""Design matrices, formulas and contrasts."""

@@ -1,0 +1,153 @@
+"""Reading is verified: damaged files are errors, never wrong voxels."""
+
+import gzip
+import struct
+import zlib
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daskglm.errors import CorruptImageError
+from daskglm.io import nifti
+from daskglm.io.nifti import read_header, read_mask, read_values
+
+RNG = np.random.default_rng(0)
+GRID = RNG.standard_normal((9, 8, 7)).astype(np.float32)
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def backend(request, monkeypatch):
+    """Both decompressors, where both are installed."""
+    module = pytest.importorskip("isal.isal_zlib") if request.param == "isal" else zlib
+    monkeypatch.setattr(nifti, "_zlib", module)
+    return request.param
+
+
+def write(tmp_path, grid=GRID, name="image.nii.gz", **header):
+    image = nib.Nifti1Image(grid, np.diag([2.0, 2, 3, 1]))
+    for key, value in header.items():
+        image.header[key] = value
+    path = tmp_path / name
+    image.to_filename(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
+def test_equals_nibabel(tmp_path, backend, name, dtype):
+    path = write(tmp_path, (GRID * 50).astype(dtype), name)
+    header, values = read_values(path)
+    expected = nib.load(path)
+    assert np.array_equal(values[0].reshape(header.shape, order="F"), np.asanyarray(expected.dataobj))
+    assert np.allclose(header.affine, expected.affine)
+    assert values.dtype == (np.float64 if dtype in (np.int32, np.float64) else np.float32)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_scaled_and_big_endian(tmp_path, order):
+    image = nib.Nifti1Image((GRID * 100).astype(np.int16), np.eye(4)).as_reoriented([[0, 1], [1, 1], [2, 1]])
+    header = image.header.as_byteswapped(order)
+    header.set_data_dtype(np.dtype(np.int16).newbyteorder(order))
+    scaled = nib.Nifti1Image(GRID.astype(np.float64), np.eye(4), header)
+    path = str(tmp_path / "scaled.nii.gz")
+    scaled.to_filename(path)
+    _, values = read_values(path)
+    expected = np.asanyarray(nib.load(path).dataobj)
+    assert values.dtype == np.float64
+    assert np.allclose(values[0].reshape(GRID.shape, order="F"), expected, rtol=1e-15)
+
+
+@given(first=st.integers(0, 5), count=st.integers(1, 6))
+def test_some_volumes(tmp_path_factory, first, count):
+    folder = tmp_path_factory.mktemp("four")
+    grid = RNG.standard_normal((4, 3, 2, 6))
+    for name in ("a.nii.gz", "a.nii"):
+        _, values = read_values(write(folder, grid, name), slice(first, first + count))
+        assert np.array_equal(values, grid[..., first : first + count].reshape(-1, values.shape[0], order="F").T)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path, backend):
+    path = write(tmp_path)
+    good, whole = gzip.decompress(open(path, "rb").read()), open(path, "rb").read()
+    rng = np.random.default_rng(1)
+    noticed = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.integers(0, len(whole))] ^= 1 << rng.integers(8)
+        bad = tmp_path / "bad.nii.gz"
+        bad.write_bytes(damaged)
+        try:
+            _, values = read_values(str(bad))
+        except CorruptImageError as error:
+            noticed += 1
+            assert str(bad) in str(error)
+        else:  # a bit that decodes to the same bytes: the file's time stamp, say
+            assert values.tobytes() == good[352:]
+    assert noticed > 120
+
+
+FAULTS = {
+    "empty": lambda whole: b"",
+    "truncated": lambda whole: whole[: len(whole) // 2],
+    "without its trailer": lambda whole: whole[:-8],
+    "zero-filled tail": lambda whole: whole[:-200] + bytes(200),
+    "trailing garbage": lambda whole: whole + b"garbage",
+    "shorter than the header says": lambda whole: gzip.compress(gzip.decompress(whole)[:-4]),
+    "longer than the header says": lambda whole: gzip.compress(gzip.decompress(whole) + b"1234"),
+    "no NIfTI": lambda whole: gzip.compress(b"hello" * 100),
+    "header only": lambda whole: gzip.compress(gzip.decompress(whole)[:200]),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_damaged_files(tmp_path, backend, fault):
+    path = write(tmp_path)
+    damaged = FAULTS[fault](open(path, "rb").read())
+    open(path, "wb").write(damaged)
+    with pytest.raises(CorruptImageError, match="image.nii.gz"):
+        read_values(path)
+
+
+def test_members_one_after_the_other(tmp_path, backend):
+    """Files written by pigz or bgzip have several members; zero padding behind the last is allowed."""
+    path = write(tmp_path)
+    plain = gzip.decompress(open(path, "rb").read())
+    open(path, "wb").write(gzip.compress(plain[:700]) + gzip.compress(plain[700:]) + bytes(16))
+    _, values = read_values(path)
+    assert values.tobytes() == plain[352:]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_header_that_promises_too_much_allocates_nothing(tmp_path, name):
+    """30,000^3 doubles in a file of a few kB: refused by arithmetic, before any memory is asked for."""
+    path = write(tmp_path, name=name)
+    raw = open(path, "rb").read()
+    plain = bytearray(gzip.decompress(raw) if name.endswith("gz") else raw)
+    plain[40:56] = struct.pack("<8h", 3, 30000, 30000, 30000, 1, 1, 1, 1)
+    open(path, "wb").write(gzip.compress(bytes(plain)) if name.endswith("gz") else bytes(plain))
+    with pytest.raises(CorruptImageError, match="promises"):
+        read_values(path)
+    with pytest.raises(CorruptImageError, match="promises"):
+        read_header(path)
+
+
+def test_missing_and_short_files(tmp_path):
+    with pytest.raises(CorruptImageError, match=r"nowhere\.nii: no such file"):
+        read_header(str(tmp_path / "nowhere.nii"))
+    path = write(tmp_path, name="short.nii")
+    open(path, "r+b").truncate(1000)
+    with pytest.raises(CorruptImageError, match="promises"):
+        read_values(path)
+
+
+def test_mask(tmp_path):
+    grid = GRID.copy()
+    grid[grid < 0] = 0
+    grid[0, 0, 0] = np.nan
+    _, mask = read_mask(write(tmp_path, grid))
+    assert np.array_equal(mask, np.nan_to_num(grid) != 0)
+    with pytest.raises(CorruptImageError, match="3-D"):
+        read_mask(write(tmp_path, np.ones((3, 3, 3, 2), np.float32), "four.nii.gz"))

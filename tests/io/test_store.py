@@ -1,0 +1,203 @@
+"""Cohort stores: complete for a subject, or silent about it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import daskglm
+from daskglm.errors import CorruptImageError, DesignError, ImageError, SpaceError, StoreError
+from daskglm.graph import convert as graph_convert
+from daskglm.io import store as store_module
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Several chunks along both axes with a dozen small images."""
+    monkeypatch.setattr(store_module, "SAMPLES_PER_CHUNK", 4)
+    monkeypatch.setattr(store_module, "VOXELS_PER_CHUNK", 40)
+
+
+def test_opening_is_xarray_and_nothing_else(cohort, tmp_path, small_chunks):
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img, participants=cohort.table_path)
+    images = xr.open_zarr(path)
+    assert images["data"].dims == ("sample", "voxel")
+    assert images["data"].dtype == np.float32
+    assert [str(name) for name in images["sample"].values] == cohort.names
+    assert np.array_equal(images["data"].values, cohort.vectors.astype(np.float32))
+    assert np.array_equal(images["age"].values, cohort.table["age"])
+    assert [str(value) for value in images["sex"].values] == list(cohort.table["sex"])
+    assert [os.path.basename(str(name)) for name in images["source"].values] == [Path(p).name for p in cohort.paths]
+    assert images["source_size"].values.tolist() == [os.path.getsize(p) for p in cohort.paths]
+    assert images.attrs["software"]["zarr"].startswith("3.")
+
+
+def test_codecs_and_fill(cohort, tmp_path):
+    path = tmp_path / "cohort.zarr"
+    daskglm.convert(cohort.paths, str(path), mask=cohort.mask_img)
+    metadata = json.loads((path / "data" / "zarr.json").read_text())
+    names = [codec["name"] for codec in metadata["codecs"]]
+    assert names == ["bytes", "blosc", "crc32c"]
+    blosc = metadata["codecs"][1]["configuration"]
+    assert (blosc["cname"], blosc["shuffle"], metadata["fill_value"]) == ("lz4", "bitshuffle", "NaN")
+    assert metadata["zarr_format"] == 3
+
+
+def test_ten_thousand_subjects_are_two_thousand_objects():
+    samples, voxels = -(-10_000 // store_module.SAMPLES_PER_CHUNK), -(-200_000 // store_module.VOXELS_PER_CHUNK)
+    assert 1500 <= samples * voxels <= 2500
+    assert 2e6 <= 4 * store_module.SAMPLES_PER_CHUNK * store_module.VOXELS_PER_CHUNK <= 8e6
+
+
+def test_append(cohort, tmp_path, small_chunks):
+    at_once, in_steps = str(tmp_path / "a.zarr"), str(tmp_path / "b.zarr")
+    daskglm.convert(cohort.paths, at_once, mask=cohort.mask_img, participants=cohort.table)
+    for stop in (3, 6, 12):
+        result = daskglm.convert(
+            cohort.paths[:stop], in_steps, mask=cohort.mask_img, participants=cohort.table.iloc[:stop]
+        )
+    assert result.kept == cohort.names[:6]
+    assert result.written == cohort.names[6:]
+    first, second = daskglm.open_images(at_once).load(), daskglm.open_images(in_steps).load()
+    assert first.drop_attrs().equals(second.drop_attrs())
+
+
+def test_an_interruption_claims_nothing_and_continues(cohort, tmp_path, small_chunks, monkeypatch):
+    path = str(tmp_path / "cohort.zarr")
+    original = graph_convert.write_samples
+
+    def stop_at_second_chunk(store, target, *rest):
+        if target.chunk == 1:
+            raise KeyboardInterrupt
+        original(store, target, *rest)
+
+    monkeypatch.setattr(graph_convert, "write_samples", stop_at_second_chunk)
+    with pytest.raises(KeyboardInterrupt):
+        daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    named = [str(name) for name in xr.open_zarr(path, consolidated=False)["sample"].values]
+    assert set(named[4:8]) == {""}
+    with pytest.raises(StoreError, match="run the same convert"):
+        daskglm.open_images(path)
+    with pytest.raises(StoreError, match="never written"):
+        daskglm.SecondLevelModel().fit(xr.open_zarr(path, consolidated=False), design_matrix=cohort.design)
+    monkeypatch.setattr(graph_convert, "write_samples", original)
+    result = daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    assert set(result.written).isdisjoint(result.kept)
+    assert set(result.written) | set(result.kept) == set(cohort.names)
+    images = daskglm.open_images(path).load()
+    order = [cohort.names.index(str(name)) for name in images["sample"].values]
+    assert np.array_equal(images["data"].values, cohort.vectors[order].astype(np.float32))
+
+
+def test_data_before_names(cohort, tmp_path, small_chunks, monkeypatch):
+    """Killed between the data of a chunk and its names: the samples are not claimed."""
+    path = str(tmp_path / "cohort.zarr")
+    original = store_module._array
+
+    def no_names(group, name):
+        if name == "sample" and group.store_path.read_only is False and group["sample"].shape[0] == 12:
+            raise KeyboardInterrupt
+        return original(group, name)
+
+    monkeypatch.setattr(store_module, "_array", no_names)
+    with pytest.raises(KeyboardInterrupt):
+        daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    monkeypatch.setattr(store_module, "_array", original)
+    images = xr.open_zarr(path, consolidated=False)
+    assert {str(name) for name in images["sample"].values} == {""}
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    assert np.array_equal(daskglm.open_images(path)["data"].values, cohort.vectors.astype(np.float32))
+
+
+def test_a_lost_chunk_is_noticed(cohort, tmp_path, small_chunks):
+    path = tmp_path / "cohort.zarr"
+    daskglm.convert(cohort.paths, str(path), mask=cohort.mask_img)
+    (path / "data" / "c" / "1" / "0").unlink()
+    with pytest.raises(StoreError, match="8 of 9 chunks"):
+        daskglm.open_images(str(path))
+
+
+def test_every_flipped_bit_of_a_chunk_is_noticed(cohort, tmp_path):
+    path = tmp_path / "cohort.zarr"
+    daskglm.convert(cohort.paths, str(path), mask=cohort.mask_img)
+    chunk = path / "data" / "c" / "0" / "0"
+    whole, rng = chunk.read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        damaged[rng.integers(0, len(whole))] ^= 1 << rng.integers(8)
+        chunk.write_bytes(damaged)
+        with pytest.raises(ValueError, match="checksum"):
+            daskglm.open_images(str(path))["data"].values  # noqa: B018
+
+
+def test_quarantine(cohort, tmp_path, small_chunks):
+    damaged = bytearray(Path(cohort.paths[5]).read_bytes())
+    damaged[-300] ^= 4
+    Path(cohort.paths[5]).write_bytes(damaged)
+    shutil.copy(cohort.paths[0], tmp_path / "keep.nii.gz")
+    Path(cohort.paths[9]).write_bytes(b"")
+    path = str(tmp_path / "cohort.zarr")
+    with pytest.raises(CorruptImageError, match=r"sub-10"):
+        daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    result = daskglm.convert(cohort.paths, path, mask=cohort.mask_img, on_error="quarantine")
+    assert set(result.quarantined) == {"sub-06", "sub-10"}
+    listed = pd.read_csv(tmp_path / "quarantined.tsv", sep="\t")
+    assert set(listed["sample"]) == {"sub-06", "sub-10"}
+    images = daskglm.open_images(path)
+    kept = [k for k in range(12) if k not in (5, 9)]
+    assert [str(name) for name in images["sample"].values] == [cohort.names[k] for k in kept]
+    assert np.array_equal(images["data"].values, cohort.vectors[kept].astype(np.float32))
+    # The file is restored: the same command takes it in, and the list is gone.
+    for k in (5, 9):
+        shutil.copy(cohort.paths[0], cohort.paths[k])
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img, on_error="quarantine")
+    assert daskglm.open_images(path).sizes["sample"] == 12
+    assert not (tmp_path / "quarantined.tsv").exists()
+
+
+def test_what_does_not_belong_is_refused(cohort, tmp_path):
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths[:6], path, mask=cohort.mask_img, participants=cohort.table.iloc[:6])
+    with pytest.raises(StoreError, match="same columns"):
+        daskglm.convert(cohort.paths, path)
+    with pytest.raises(StoreError, match="treated alike"):
+        daskglm.convert(cohort.paths, path, missing="zero", participants=cohort.table)
+    with pytest.raises(DesignError, match="sub-12"):
+        daskglm.convert(cohort.paths, path, participants=cohort.table.iloc[:11])
+    Path(cohort.paths[0]).write_bytes(Path(cohort.paths[0]).read_bytes() + bytes(1))
+    with pytest.raises(StoreError, match=r"another size.*--overwrite"):
+        daskglm.convert(cohort.paths, path, participants=cohort.table)
+    with pytest.raises(ImageError, match="twice"):
+        daskglm.convert([cohort.paths[0]] * 2, str(tmp_path / "other.zarr"))
+    with pytest.raises(StoreError, match="no Zarr store"):
+        daskglm.open_images(str(tmp_path / "nowhere.zarr"))
+
+
+def test_another_mask_for_a_store_is_refused(cohort, tmp_path):
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths[:6], path, mask=cohort.mask_img)
+    with pytest.raises(SpaceError, match="one mask"):
+        daskglm.convert(cohort.paths, path, mask=False)
+
+
+def test_missing_zero_and_coverage(gappy, tmp_path):
+    """Zeros outside the brain make no mask and, on request, no data."""
+    path = str(tmp_path / "cohort.zarr")
+    result = daskglm.convert(gappy.paths, path, missing="zero", min_coverage=0.9)
+    everywhere = (np.isfinite(gappy.data) & (gappy.data != 0)).sum(axis=0) >= 0.9 * 12
+    assert result.n_voxels == everywhere.sum()
+    assert np.isfinite(daskglm.open_images(path)["data"].values).mean() > 0.9
+
+
+def test_overwrite(cohort, tmp_path):
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    result = daskglm.convert(cohort.paths[:4], path, mask=cohort.mask_img, overwrite=True)
+    assert result.written == cohort.names[:4]
+    assert daskglm.open_images(path).sizes["sample"] == 4
