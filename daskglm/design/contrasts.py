@@ -1,13 +1,206 @@
+"""Contrasts from expressions, by a parser of its own: names, numbers and + - * /, nothing that runs."""
+
+import ast
+import difflib
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
-def contrast_matrix(definition, columns, terms=None):
+from numpy.typing import NDArray
+
+from daskglm.errors import ContrastError, listing
+
+Array = NDArray[np.float64]
+_QUOTED = re.compile(r"`([^`]*)`")
+_MAX_LENGTH = 10_000
+_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+
+
+def contrast_matrix(definition: Any, columns: Sequence[str], terms: Mapping[str, Sequence[str]] | None = None) -> Array:
+    """Weights of a contrast.
+
+    Parameters
+    ----------
+    definition : str, list of str, (p,) or (q, p) array
+        An expression, several of them, or weights; short weights are filled up with zeros, as in nilearn.
+    columns : sequence of p str
+        Regressors of the design.
+    terms : mapping of str to sequence of str, optional
+        Terms of a formula and their columns.
+
+    Returns
+    -------
+    (q, p) float64
+        One row a linear combination of regressors.
+
+    Raises
+    ------
+    ContrastError
+        Where the contrast is malformed, names what the design has not, or has a null row.
+    """
     if isinstance(definition, str):
-        rows=[]
-        for part in definition.split(","):
-            part=part.strip()
-            if part in columns: rows.append(np.eye(len(columns))[columns.index(part)])
-            elif terms and part in terms: rows+= [np.eye(len(columns))[columns.index(c)] for c in terms[part]]
-            else: raise ValueError(part)
-        return np.array(rows)
-    if isinstance(definition,(list,tuple)) and isinstance(definition[0],str):
-        return np.vstack([contrast_matrix(d,columns,terms) for d in definition])
-    return np.atleast_2d(np.asarray(definition,float))
+        matrix = parse_contrast(definition, columns, terms)
+    elif isinstance(definition, (list, tuple)) and definition and all(isinstance(row, str) for row in definition):
+        matrix = np.concatenate([parse_contrast(row, columns, terms) for row in definition])
+    else:
+        matrix = _weights(definition, len(columns))
+    null = [index for index, row in enumerate(matrix) if not row.any()]
+    if null or not len(matrix):
+        raise ContrastError(f"a contrast compares something, but {definition!r} is null in row {listing(null)}")
+    return matrix
+
+
+def parse_contrast(expression: str, columns: Sequence[str], terms: Mapping[str, Sequence[str]] | None = None) -> Array:
+    """Weights of a contrast's expression.
+
+    Parameters
+    ----------
+    expression : str
+        Regressors combined by + - * / with numbers; a name with other signs in it stands in backquotes, or
+        alone. Parts separated by commas are rows. A formula term alone stands for all its columns.
+    columns : sequence of p str
+        Regressors of the design.
+    terms : mapping of str to sequence of str, optional
+        Terms of a formula and their columns.
+
+    Returns
+    -------
+    (q, p) float64
+
+    Raises
+    ------
+    ContrastError
+        Naming what is not understood, and the names there are.
+
+    Examples
+    --------
+    >>> parse_contrast("(a + b) / 2 - `c d`", ["a", "b", "c d"])
+    array([[ 0.5,  0.5, -1. ]])
+    >>> parse_contrast("a, b", ["a", "b"])
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    if len(expression) > _MAX_LENGTH:
+        raise ContrastError(f"a contrast has up to {_MAX_LENGTH} characters, but this one has {len(expression)}")
+    units = dict(zip(columns, np.eye(len(columns)), strict=True))
+    whole = expression.strip()
+    if whole in units:
+        return units[whole][None]
+    rows: list[Array] = []
+    for part in _split(whole):
+        if part in units:
+            rows.append(units[part])
+        elif terms and part in terms:
+            rows += [units[column] for column in terms[part]]
+        else:
+            rows.append(_parse_row(part, units, terms or {}))
+    return np.array(rows)
+
+
+def _split(expression: str) -> list[str]:
+    """Parts between the commas that are in no brackets and no backquotes."""
+    parts, depth, quoted = [""], 0, False
+    for character in expression:
+        quoted ^= character == "`"
+        depth += 0 if quoted else (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0 and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _parse_row(part: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[str]]) -> Array:
+    """One row: the expression's syntax tree, walked."""
+    names: dict[str, str] = {}
+
+    def placeholder(match: re.Match[str]) -> str:
+        key = f"quoted{len(names)}_"
+        names[key] = match.group(1)
+        return key
+
+    try:
+        tree = ast.parse(_QUOTED.sub(placeholder, part), mode="eval")
+        value = _value(tree.body, part, lambda name: _unit(names[name] if name in names else name, units, terms, part))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, ContrastError):
+            raise
+        raise ContrastError(
+            f"contrast {part!r} is no expression of regressors; combine the names {listing(units)} with + - * / and "
+            "numbers, and put backquotes around a name with other signs in it"
+        ) from error
+    if isinstance(value, float):
+        raise ContrastError(f"contrast {part!r} is a number; name a regressor: {listing(units)}")
+    return value
+
+
+def _value(node: ast.expr, part: str, unit: Any) -> Array | float:
+    """Value of a node of the tree: weights, or a number."""
+    match node:
+        case ast.Name(id=name):
+            return np.array(unit(str(name)))
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return float(number)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand, part, unit)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand, part, unit)
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
+            symbol = _OPERATORS[type(operator)]
+            return _combine(_value(left, part, unit), symbol, _value(right, part, unit), part)
+    raise ContrastError(f"contrast {part!r} has something other than names, numbers, parentheses and + - * / in it")
+
+
+def _combine(left: Array | float, symbol: str, right: Array | float, part: str) -> Array | float:
+    """Apply an operator; what would not be linear is refused."""
+    numbers = (isinstance(left, float), isinstance(right, float))
+    if symbol in "+-" and numbers[0] == numbers[1]:
+        return left + right if symbol == "+" else left - right
+    if symbol == "*" and any(numbers):
+        return left * right
+    if symbol == "/" and numbers[1]:
+        if right == 0:
+            raise ContrastError(f"contrast {part!r} divides by zero")
+        return left / right
+    what = "a regressor and a number" if symbol in "+-" else "what is not a number"
+    raise ContrastError(f"contrast {part!r} is not linear in the regressors: it has {symbol!r} between {what}")
+
+
+def _unit(name: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[str]], part: str) -> Array:
+    """Weights of one regressor, by its name or that of a term with one column."""
+    if name in units:
+        return units[name]
+    if name in terms:
+        if len(terms[name]) == 1:
+            return units[terms[name][0]]
+        raise ContrastError(
+            f"{name!r} in contrast {part!r} is a term of several columns {listing(terms[name])}; name one of them in "
+            "backquotes, or give the term alone as an F contrast"
+        )
+    near = difflib.get_close_matches(name, [*units, *terms], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ContrastError(f"no regressor {name!r} for contrast {part!r}.{hint} The design has {listing(units, 30)}")
+
+
+def _weights(definition: Any, n_columns: int) -> Array:
+    """Numeric weights as a matrix of the design's width."""
+    try:
+        matrix = np.atleast_2d(np.array(definition, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ContrastError(
+            f"a contrast is an expression, a list of them, or weights (q, {n_columns}), but this is {definition!r}"
+        ) from error
+    if matrix.ndim != 2 or matrix.shape[1] > n_columns:
+        raise ContrastError(f"weights of a contrast have shape (q, {n_columns}), but these have {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise ContrastError(f"weights of a contrast are finite, but these are {definition!r}")
+    if matrix.shape[1] < n_columns:
+        warnings.warn(
+            f"the contrast has {matrix.shape[1]} weights and the design {n_columns} columns; the others get 0",
+            UserWarning,
+            stacklevel=3,
+        )
+        matrix = np.pad(matrix, ((0, 0), (0, n_columns - matrix.shape[1])))
+    return matrix

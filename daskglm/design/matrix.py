@@ -1,6 +1,133 @@
-import numpy as np, pandas as pd
-def make_second_level_design_matrix(labels, confounds=None):
-    return pd.DataFrame({"intercept":np.ones(len(labels))})
-def check_design(design, n_samples, *, allow_rank_deficient=False):
-    if len(design)!=n_samples: raise ValueError("rows")
-def design_array(design): return design.to_numpy(float)
+"""Design matrices: made, and checked before any image is read."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from daskglm.errors import DesignError, listing
+from daskglm.kernels.basis import orthonormal_basis
+
+
+def make_second_level_design_matrix(
+    subjects_label: Sequence[str], confounds: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Design of confounds and an intercept, as nilearn makes it.
+
+    Parameters
+    ----------
+    subjects_label : sequence of n str
+        Subjects, in the order of the images.
+    confounds : DataFrame, optional
+        A column subject_label, one row a subject, and numeric columns.
+
+    Returns
+    -------
+    (n, p) DataFrame
+        Columns of the confounds, then "intercept"; float64.
+
+    Raises
+    ------
+    DesignError
+        Where a subject has no row or several, or a value is missing.
+    """
+    if confounds is None:
+        return pd.DataFrame({"intercept": np.ones(len(subjects_label))})
+    if "subject_label" not in confounds.columns or confounds.shape[1] < 2:
+        raise DesignError(
+            f"confounds have a column subject_label and at least one other, but these have {listing(confounds.columns)}"
+        )
+    labels = [str(label) for label in subjects_label]
+    table = confounds.set_index(confounds["subject_label"].map(str)).drop(columns="subject_label")
+    counts = [int((table.index == label).sum()) for label in labels]
+    wrong = [f"{label} ({count})" for label, count in zip(labels, counts, strict=True) if count != 1]
+    if wrong:
+        raise DesignError(f"confounds have one row a subject, but the rows of {listing(wrong)} are not one")
+    design = table.loc[labels].assign(intercept=1.0)
+    check_values(design)
+    if orthonormal_basis(design_array(design)).rank < design.shape[1]:
+        warnings.warn(f"the confounds {_dependent(design)}, with the intercept, are linearly dependent", stacklevel=2)
+    return design.astype(np.float64).reset_index(drop=True)
+
+
+def check_design(design: pd.DataFrame, n_samples: int, *, allow_rank_deficient: bool = False) -> None:
+    """Raise unless a design can be fitted to a number of images.
+
+    Parameters
+    ----------
+    design : (n, p) DataFrame
+        Design matrix.
+    n_samples : int
+        Number of images.
+    allow_rank_deficient : bool
+        Accept linearly dependent columns.
+
+    Raises
+    ------
+    DesignError
+        Where rows and images differ in number; a column repeats a name, is not numeric, holds NaN or infinity,
+        is zero throughout or constant beside another constant; columns are linearly dependent; or no residual
+        degree of freedom is left.
+    """
+    if len(design) != n_samples:
+        raise DesignError(
+            f"a design has one row an image, but it has {len(design)} rows and there are {n_samples} images; "
+            "add or drop rows"
+        )
+    if n_samples < 2:
+        raise DesignError(f"a model across subjects needs at least two images, but there is {n_samples}")
+    if design.shape[1] == 0:
+        raise DesignError("a design has at least one column, but this has none; an intercept is a column of ones")
+    check_values(design)
+    values = design_array(design)
+    zero = [str(name) for name, column in zip(design.columns, values.T, strict=True) if not column.any()]
+    if zero:
+        raise DesignError(f"columns {listing(zero)} of the design are zero throughout; drop them")
+    constant = [str(name) for name, column in zip(design.columns, values.T, strict=True) if np.ptp(column) == 0]
+    if len(constant) > 1 and not allow_rank_deficient:
+        raise DesignError(f"columns {listing(constant)} of the design are all constant; keep one as the intercept")
+    rank = orthonormal_basis(values).rank
+    if n_samples <= rank:
+        raise DesignError(
+            f"a model needs more images than columns, but there are {n_samples} images and {design.shape[1]} columns "
+            f"(rank {rank}); add images or drop columns"
+        )
+    if rank < design.shape[1] and not allow_rank_deficient:
+        raise DesignError(
+            f"columns {_dependent(design)} of the design are linearly dependent (rank {rank} of {design.shape[1]}); "
+            "drop one of them, or allow_rank_deficient=True to test what is determined all the same"
+        )
+
+
+def check_values(design: pd.DataFrame) -> None:
+    """Raise DesignError unless every column has a name of its own and finite numbers."""
+    repeated = list(dict.fromkeys(design.columns[design.columns.duplicated()]))
+    if repeated:
+        raise DesignError(f"columns of a design have different names, but {listing(repeated)} occur more than once")
+    other = [str(name) for name, column in design.items() if not pd.api.types.is_numeric_dtype(column)]
+    if other:
+        raise DesignError(f"columns {listing(other)} of the design are not numeric; code them, or use a formula")
+    for name, column in design.items():
+        missing = design.index[~np.isfinite(column.to_numpy(dtype=np.float64, na_value=np.nan))]
+        if len(missing):
+            raise DesignError(
+                f"a design has no missing values, but column {str(name)!r} has in rows {listing(missing)}; "
+                "fill them in, or drop those subjects and their images"
+            )
+
+
+def design_array(design: pd.DataFrame) -> NDArray[np.float64]:
+    """Values (n, p) of a design, float64."""
+    return design.to_numpy(dtype=np.float64)
+
+
+def _dependent(design: pd.DataFrame) -> str:
+    """Names of the columns that take part in a linear dependency."""
+    values = design_array(design)
+    norms = np.linalg.norm(values, axis=0)
+    _, _, right = np.linalg.svd(values / np.where(norms > 0, norms, 1), full_matrices=True)
+    rank = orthonormal_basis(values).rank
+    involved = np.abs(right[rank:]).max(axis=0) > 1e-8
+    return listing([name for name, part in zip(design.columns, involved, strict=True) if part], 12)

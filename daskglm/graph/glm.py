@@ -12,8 +12,8 @@ from daskglm.kernels.contrasts import ContrastMaps, f_contrast, t_contrast
 from daskglm.kernels.moments import Array, block_moments
 from daskglm.kernels.solve import Fit, solve
 
-# Moments added together by one task of the sum.
-_SUM_TOGETHER = 4
+# Moments added together by one task of the sum: two, so that few are alive at a time.
+_SUM_TOGETHER = 2
 
 
 def sum_moments(data: da.Array, basis: Basis, design: Array, weights: Any = None) -> da.Array:

@@ -16,9 +16,10 @@ from daskglm.io.nifti import NiftiHeader, read_header, read_values
 from daskglm.kernels.smoothing import smooth
 from daskglm.schema.space import VolumeSpace
 
-# Values read by one task at most: 32 images of 145,000 voxels are 18 MB of float32.
-_BLOCK_VALUES = 2**23
-_MAX_BLOCK_SAMPLES = 64
+# Values read by one task: 32 images of 145,000 voxels are 18 MB of float32. Fewer images than 32 a block would
+# make its moments (p numbers a voxel, p^2 / 2 where data are missing) larger than its data.
+_BLOCK_VALUES = 2**22
+_BLOCK_SAMPLES = (32, 64)
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def _array_of_rows(
 ) -> da.Array:
     """Blocks of rows, each made by one call of the reader."""
     n_voxels = how.space.voxels.size
-    size = int(np.clip(_BLOCK_VALUES // max(n_voxels, 1), 1, _MAX_BLOCK_SAMPLES))
+    size = int(np.clip(_BLOCK_VALUES // max(n_voxels, 1), *_BLOCK_SAMPLES))
     # At least four blocks where there are samples enough, for the cores of a small machine.
     size = min(size, max(1, -(-len(rows) // 4)))
     sizes = [min(size, len(rows) - start) for start in range(0, len(rows), size)]

@@ -1,51 +1,85 @@
-"""Moments on disk: a finished pass over the images, kept."""
+"""What a pass over the images gave, kept on disk."""
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import joblib
 import numpy as np
+from numpy.typing import NDArray
 
 from daskglm.kernels.moments import Moments
 
 _FIELDS = ("gram", "cross", "power", "count", "reference", "incomplete", "gram_incomplete")
+T = TypeVar("T")
 
 
-def save_moments(path: str, moments: Sequence[Moments]) -> None:
-    """Write the moments of consecutive chunks of voxels, whole or not at all.
+def kept(
+    folder: str,
+    kind: str,
+    key: Any,
+    make: Callable[[], T],
+    save: Callable[[str, T], None],
+    load: Callable[[str], T],
+) -> T:
+    """Load what was made from the same inputs before, or make it and keep it.
 
     Parameters
     ----------
-    path : str
-        A .npz file.
-    moments : sequence of Moments
-        One a chunk of voxels.
+    folder : str
+        Folder of the cache.
+    kind : str
+        First part of the file's name.
+    key : object
+        All that the result depends on; hashed.
+    make, save, load : callable
+        Make the value; write it to a path; read it from one.
+
+    Returns
+    -------
+    object
+        What `make` returned, now or before. The file is written whole or not at all.
     """
+    path = os.path.join(folder, "daskglm", f"{kind}-{joblib.hash(key)}.npz")
+    if os.path.exists(path):
+        return load(path)
+    value = make()
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = f"{path}.{os.getpid()}.partial.npz"
+    save(partial, value)
+    os.replace(partial, path)
+    return value
+
+
+def file_states(paths: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of files: what tells whether one was changed."""
+    states = [(os.path.abspath(path), os.stat(path)) for path in paths]
+    return [(path, state.st_size, state.st_mtime_ns) for path, state in states]
+
+
+def save_arrays(path: str, arrays: Sequence[NDArray[Any]]) -> None:
+    """Write arrays to a .npz file."""
+    np.savez(path, *arrays)
+
+
+def load_arrays(path: str) -> list[NDArray[Any]]:
+    """Read what :func:`save_arrays` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        return [file[f"arr_{index}"] for index in range(len(file.files))]
+
+
+def save_moments(path: str, moments: Sequence[Moments]) -> None:
+    """Write the moments of consecutive chunks of voxels to a .npz file."""
     arrays: dict[str, Any] = {}
     for index, item in enumerate(moments):
         arrays |= {f"{index}.{field}": getattr(item, field) for field in _FIELDS}
         arrays[f"{index}.n_samples"] = np.array(item.n_samples)
         arrays[f"{index}.constant"] = np.empty(0) if item.constant is None else item.constant
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.{os.getpid()}.partial.npz"
-    np.savez(partial, **arrays)
-    os.replace(partial, path)
+    np.savez(path, **arrays)
 
 
-def load_moments(path: str) -> list[Moments] | None:
-    """Read what :func:`save_moments` wrote; None where there is no such file.
-
-    Parameters
-    ----------
-    path : str
-        A .npz file.
-
-    Returns
-    -------
-    list of Moments or None
-    """
-    if not os.path.exists(path):
-        return None
+def load_moments(path: str) -> list[Moments]:
+    """Read what :func:`save_moments` wrote."""
     with np.load(path, allow_pickle=False) as file:
         count = len({name.split(".")[0] for name in file.files})
         return [

@@ -10,7 +10,7 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -25,7 +25,7 @@ from daskglm.schema.space import VolumeSpace
 SAMPLES_PER_CHUNK = 64
 VOXELS_PER_CHUNK = 16_384
 # Data read by one task at most, in bytes; a task holds this and its moments.
-_BLOCK_BYTES = 2**26
+_BLOCK_BYTES = 2**25
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any]) -
 
 def stored_space(path: str) -> tuple[VolumeSpace, dict[str, Any]]:
     """Space and attributes of a store, finished or not."""
-    group = zarr.open_group(path, mode="r")
+    group = _open(path, "r")
     attributes = dict(group.attrs)
     return VolumeSpace.from_attributes(attributes["space"], _array(group, "voxel")[:]), attributes
 
@@ -102,7 +102,7 @@ def check_store(path: str, space: VolumeSpace) -> None:
 
 def stored_samples(path: str) -> tuple[list[str], dict[str, NDArray[Any]]]:
     """Names of the samples of a store (empty where not written) and its per-sample columns."""
-    group = zarr.open_group(path, mode="r")
+    group = _open(path, "r")
     names = [str(name) for name in group["sample"][:]]
     columns = {
         name: array[:] for name, array in group.arrays()
@@ -133,7 +133,7 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
     StoreError
         Where the store already has samples with other columns.
     """
-    group = zarr.open_group(path, mode="r+")
+    group = _open(path, "r+")
     names = np.array([str(name) for name in group["sample"][:]], dtype=object)
     stored = {name for name, array in group.arrays() if array.ndim == 1} - {"sample", "voxel"}
     if stored and stored != set(columns):
@@ -171,7 +171,7 @@ def write_samples(
     columns : mapping of str to (m,) array
         Per-sample columns.
     """
-    group = zarr.open_group(path, mode="r+")
+    group = _open(path, "r+")
     array = _array(group, "data")
     start = target.chunk * SAMPLES_PER_CHUNK
     stop = min(start + SAMPLES_PER_CHUNK, array.shape[0])
@@ -202,7 +202,7 @@ def finish_store(path: str, attributes: Mapping[str, Any]) -> None:
     attributes : mapping
         Attributes to update.
     """
-    group = zarr.open_group(path, mode="r+")
+    group = _open(path, "r+")
     named = np.array([str(name) != "" for name in _array(group, "sample")[:]], dtype=bool)
     size = int(np.flatnonzero(named).max(initial=-1)) + 1
     _resize(group, size)
@@ -224,7 +224,7 @@ def open_images(path: str) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        An images dataset, chunked so that a task reads at most 64 MB. Samples in quarantine are left out.
+        An images dataset, chunked so that a task reads at most 32 MB. Samples in quarantine are left out.
 
     Raises
     ------
@@ -233,7 +233,7 @@ def open_images(path: str) -> xr.Dataset:
         reads those as NaN without a word).
     """
     try:
-        group = zarr.open_group(path, mode="r")
+        group = _open(path, "r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
         raise StoreError(f"there is no Zarr store at {path}; make one with daskglm convert") from error
     if group.attrs.get("format_version") != FORMAT_VERSION:
@@ -244,8 +244,7 @@ def open_images(path: str) -> xr.Dataset:
     _check_complete(path, group)
     array = _array(group, "data")
     chunks = _task_chunks(array.shape, array.chunks)
-    consolidated = group.metadata.consolidated_metadata is not None
-    images = xr.open_zarr(path, chunks=chunks, consolidated=consolidated)
+    images = xr.open_zarr(path, chunks=chunks)
     named = np.array([str(name) != "" for name in images["sample"].values], dtype=bool)
     if not named.all():
         images = images.isel(sample=np.flatnonzero(named))
@@ -255,7 +254,7 @@ def open_images(path: str) -> xr.Dataset:
 
 def remove_store(path: str) -> None:
     """Remove a store, if it is one of daskglm."""
-    group = zarr.open_group(path, mode="r")
+    group = _open(path, "r")
     if "format_version" not in group.attrs:
         raise OutputError(f"{path} is not a store of daskglm, so it is not overwritten; choose another --output")
     shutil.rmtree(path)
@@ -280,7 +279,7 @@ def _check_complete(path: str, group: zarr.Group) -> None:
 
 
 def _task_chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> dict[str, int]:
-    """Multiples of the store's chunks that make a block of at most 64 MB, up to four chunks tall."""
+    """Multiples of the store's chunks that make a block of at most 32 MB, up to four chunks tall."""
     n_samples, n_voxels = chunks
     budget = max(1, _BLOCK_BYTES // (4 * n_samples * n_voxels))
     tall = min(budget, 4, -(-shape[0] // n_samples))
@@ -315,6 +314,11 @@ def _resize(group: zarr.Group, n_samples: int) -> None:
     for _, array in group.arrays():
         if array.metadata.dimension_names[0] == "sample":
             array.resize((n_samples, *array.shape[1:]))
+
+
+def _open(path: str, mode: Literal["r", "r+"]) -> zarr.Group:
+    """Open a group by the metadata of each array: the consolidated copy is stale while samples are added."""
+    return zarr.open_group(path, mode=mode, use_consolidated=False)
 
 
 def _array(group: zarr.Group, name: str) -> Any:

@@ -9,6 +9,7 @@ Array = NDArray[np.float64]
 
 # A slab of the data is converted to float64, centred and multiplied while it is in the processor's cache.
 _SLAB_VALUES = 2**16
+_ADD_TOGETHER = 4096
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Moments:
         reference = np.where(self.count > 0, self.reference, other.reference)
         mine, theirs = rebase(self, reference), rebase(other, reference)
         incomplete = np.union1d(self.incomplete, other.incomplete)
+        gram_incomplete = gram_at(self, incomplete)
+        _add_gram_at(gram_incomplete, other, incomplete)
         return Moments(
             gram=self.gram + other.gram,
             cross=mine.cross + theirs.cross,
@@ -63,7 +66,7 @@ class Moments:
             count=self.count + other.count,
             reference=reference,
             incomplete=incomplete,
-            gram_incomplete=gram_at(self, incomplete) + gram_at(other, incomplete),
+            gram_incomplete=gram_incomplete,
             n_samples=self.n_samples + other.n_samples,
             constant=self.constant,
         )
@@ -147,6 +150,19 @@ def gram_at(moments: Moments, voxels: NDArray[np.int64]) -> Array:
     return gram
 
 
+def _add_gram_at(total: Array, moments: Moments, voxels: NDArray[np.int64]) -> None:
+    """Add X'WX at some voxels to `total` (k, ...), in place and a few voxels at a time: it can be large."""
+    own = np.searchsorted(voxels, moments.incomplete)
+    shared = np.ones(voxels.size, dtype=bool)
+    shared[own] = False
+    for start in range(0, voxels.size, _ADD_TOGETHER):
+        part = slice(start, start + _ADD_TOGETHER)
+        total[part][shared[part]] += moments.gram
+    for start in range(0, own.size, _ADD_TOGETHER):
+        part = slice(start, start + _ADD_TOGETHER)
+        total[own[part]] += moments.gram_incomplete[part]
+
+
 def rebase(moments: Moments, reference: Array) -> Moments:
     """Express moments relative to another reference.
 
@@ -208,54 +224,54 @@ def block_moments(
     n_samples, n_voxels = data.shape
     rows, columns = pairs(design.shape[1])
     products = design[:, rows] * design[:, columns]
-    voxel_weights = weights if weights is not None and weights.ndim == 2 else None
+    voxel_weights = None if weights is None or weights.ndim == 1 else weights
     sample_weights = weights if weights is not None and weights.ndim == 1 else np.ones(n_samples)
     cross = np.empty((design.shape[1], n_voxels))
     power, reference = np.empty(n_voxels), np.zeros(n_voxels)
     count = np.full(n_voxels, np.count_nonzero(sample_weights), dtype=np.int64)
-    incomplete, gram_incomplete = [np.empty(0, np.int64)], [np.empty((0, rows.size))]
+    incomplete = _incomplete(data) if voxel_weights is None else np.arange(n_voxels)
+    gram_incomplete = np.empty((incomplete.size, rows.size))
     width = max(64, _SLAB_VALUES // max(n_samples, 1))
     for start in range(0, n_voxels, width):
         part = slice(start, min(start + width, n_voxels))
-        slab = data[:, part].astype(np.float64)
-        slab_weights, own = _slab_weights(
-            slab, sample_weights, None if voxel_weights is None else voxel_weights[:, part]
-        )
-        if own.size:
-            own_weights = slab_weights if slab_weights.shape[1] == own.size else slab_weights[:, own]
-            incomplete.append(own + start)
-            gram_incomplete.append(own_weights.T @ products)
-            count[own + start] = np.count_nonzero(own_weights, axis=0)
+        slab, slab_weights = data[:, part].astype(np.float64), sample_weights[:, None]
+        first, last = np.searchsorted(incomplete, (part.start, part.stop))
+        if last > first:
+            own = incomplete[first:last]
+            given = slab_weights if voxel_weights is None else voxel_weights[:, part]
+            slab_weights = _weights_of_slab(slab, given)
+            own_weights = slab_weights[:, own - start]
+            gram_incomplete[first:last] = own_weights.T @ products
+            count[own] = np.count_nonzero(own_weights, axis=0)
         if constant is not None:
             reference[part] = _centre(slab, slab_weights)
-        slab_weights = slab_weights * slab
-        cross[:, part] = design.T @ slab_weights
-        power[part] = np.einsum("ij,ij->j", slab_weights, slab)
+        weighted = slab_weights * slab
+        cross[:, part] = design.T @ weighted
+        power[part] = np.einsum("ij,ij->j", weighted, slab)
     return Moments(
         gram=sample_weights @ products,
         cross=cross,
         power=power,
         count=count,
         reference=reference,
-        incomplete=np.concatenate(incomplete),
-        gram_incomplete=np.concatenate(gram_incomplete),
+        incomplete=incomplete,
+        gram_incomplete=gram_incomplete,
         n_samples=n_samples,
         constant=constant,
     )
 
 
-def _slab_weights(slab: Array, sample_weights: Array, weights: Array | None) -> tuple[Array, NDArray[np.intp]]:
-    """Weights (n, 1) or (n, v) of a slab, and its voxels that have weights of their own.
+def _incomplete(data: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Voxels of a block that miss an observation; one that overflows the sum is taken for one, which is harmless."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.flatnonzero(~np.isfinite(data.sum(axis=0)))
 
-    Missing values of the slab are set to zero, in place: their weight is zero.
-    """
-    if weights is None and np.isfinite(slab.sum(axis=0)).all():
-        return sample_weights[:, None], np.empty(0, np.intp)
+
+def _weights_of_slab(slab: Array, weights: Array) -> Array:
+    """Weights (n, v) of a slab, zero where a value is missing; missing values become zero, in place."""
     seen = np.isfinite(slab)
     slab[~seen] = 0.0
-    if weights is None:
-        return sample_weights[:, None] * seen, np.flatnonzero(~seen.all(axis=0))
-    return weights * seen, np.arange(slab.shape[1])
+    return weights * seen
 
 
 def _centre(slab: Array, slab_weights: Array) -> Array:

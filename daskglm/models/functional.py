@@ -17,8 +17,9 @@ from daskglm.graph.glm import contrast_maps, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis
 from daskglm.kernels.contrasts import coefficients
-from daskglm.schema.datasets import check_images, sample_names
+from daskglm.schema.datasets import check_images, sample_names, space_of
 
+OUTPUT_TYPES = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
 _MAPS = ("effect_variance", "stat", "p_value", "z_score")
 
 
@@ -196,7 +197,7 @@ def compute_contrasts(
     solution = lazy_array(fit["solution"])
     components = max(matrix.shape[0] for matrix, _ in weights.values())
     computed = fit["solution"].chunks is None
-    chunks = tuple(item.count.size for item in fit["solution"].values) if computed else fit["n"].chunks[0]
+    chunks = tuple(item.count.size for item in fit["solution"].values) if computed else fit["n"].data.chunks[0]
     stacked = da.map_blocks(
         _contrasts_of_block, solution[None, None], basis, weights, components, dtype=float,
         chunks=((len(weights),), (components + len(_MAPS),), chunks), meta=np.empty((0, 0, 0)),
@@ -211,6 +212,31 @@ def compute_contrasts(
         },
         attrs={"space": fit.attrs["space"]},
     )
+
+
+def map_image(maps: xr.Dataset, contrast: str, kind: str) -> Any:
+    """One map of one contrast as an image.
+
+    Parameters
+    ----------
+    maps : xarray.Dataset
+        Computed maps.
+    contrast : str
+        Name of the contrast.
+    kind : str
+        One of the output types.
+
+    Returns
+    -------
+    Nifti1Image
+        3-D; 4-D for the effects of an F contrast, one volume a row. Outside the mask 0, or 1 for p.
+    """
+    values = maps[kind].sel(contrast=contrast).values
+    if kind == "effect_size":
+        values = values[~np.isnan(values).all(axis=1)]
+        if len(values) < 2:
+            values = maps[kind].sel(contrast=contrast, component=0).values
+    return space_of(maps).to_image(values, outside=1 if kind == "p_value" else 0)
 
 
 def _weights(

@@ -19,9 +19,8 @@ from daskglm.inference.peaks import find_peaks
 from daskglm.io.provenance import software
 from daskglm.io.results import prepare_output, write_results
 from daskglm.io.tables import read_table
-from daskglm.models.functional import compute_contrasts, fit_glm
+from daskglm.models.functional import OUTPUT_TYPES, compute_contrasts, fit_glm, map_image
 from daskglm.models.inputs import Options, load_images
-from daskglm.models.second_level import OUTPUT_TYPES, map_image
 from daskglm.schema.datasets import participants_of, sample_names, space_of
 from daskglm.schema.names import bids_labels
 

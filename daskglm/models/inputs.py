@@ -17,11 +17,14 @@ from daskglm.errors import ImageError, SpaceError, listing
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import coverage
 from daskglm.graph.images import Preparation, array_from_files, array_from_images, resample, scan_headers
+from daskglm.io.cache import file_states, kept, load_arrays, save_arrays
 from daskglm.io.nifti import NiftiHeader, read_header, read_mask
 from daskglm.io.store import is_store, open_images
-from daskglm.schema.datasets import check_images, images_dataset, space_of
-from daskglm.schema.names import sample_ids, subject_id
+from daskglm.schema.datasets import SOURCE_COLUMNS, check_images, images_dataset, sample_names, space_of
+from daskglm.schema.names import check_unique, sample_ids, subject_id
 from daskglm.schema.space import VolumeSpace
+
+_TABLE_COLUMNS = ("subject_label", "map_name", "effects_map_path")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Options:
         As in nilearn.
     n_jobs : int or None
         Threads of a pass for the mask.
+    memory : path or None
+        Folder where what such a pass found is kept.
     """
 
     mask_img: Any = None
@@ -49,6 +54,7 @@ class Options:
     target_affine: Any = None
     target_shape: Any = None
     n_jobs: int | None = None
+    memory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,70 @@ def load_images(given: Any, options: Options) -> Loaded:
     )
 
 
+def load_maps(table: pd.DataFrame, options: Options) -> dict[str, Loaded]:
+    """Images of each map name in a table, in the order of the sorted subjects, as nilearn takes them.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns subject_label, map_name and effects_map_path.
+    options : Options
+        Mask, missing values, smoothing, resampling.
+
+    Returns
+    -------
+    dict of str to Loaded
+        By map name.
+
+    Raises
+    ------
+    ImageError
+        Where a column is missing, a subject has two maps of one name, or lacks one that others have.
+    """
+    missing = [name for name in _TABLE_COLUMNS if name not in table.columns]
+    if missing or table.empty:
+        raise ImageError(
+            f"a DataFrame of images has rows and columns {listing(_TABLE_COLUMNS)}; it lacks {listing(missing) or 'rows'}"
+        )
+    subjects = sorted({str(label) for label in table["subject_label"]})
+    loaded: dict[str, Loaded] = {}
+    for name, rows in table.groupby("map_name", sort=False):
+        labels = [str(label) for label in rows["subject_label"]]
+        check_unique(labels, f"each subject has one map {name!r}, but the table repeats")
+        absent = sorted(set(subjects) - set(labels))
+        if absent:
+            raise ImageError(f"every subject has every map, but {listing(absent)} lack {name!r}; add or drop them")
+        paths = [
+            path for _, path in sorted(zip(labels, rows["effects_map_path"], strict=True), key=lambda pair: pair[0])
+        ]
+        item = load_images(paths, options)
+        images = item.images.assign_coords(sample=("sample", np.array(subjects, dtype=object)))
+        loaded[str(name)] = Loaded(images, True, item.sources)
+    return loaded
+
+
+def fingerprint(loaded: Loaded) -> Any:
+    """What tells one set of images from another, without reading files.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Images.
+
+    Returns
+    -------
+    object
+        States of the files, checksums that a store keeps, or the values of images in memory.
+    """
+    images = loaded.images
+    if loaded.sources is not None and all(os.path.isfile(path) for path in loaded.sources):
+        return file_states(loaded.sources)
+    if all(name in images for name in SOURCE_COLUMNS):
+        return [sample_names(images), *(images[name].values.tolist() for name in SOURCE_COLUMNS[1:])]
+    (values,) = compute(images["data"].data)
+    return [sample_names(images), values]
+
+
 def expand(pattern: str) -> list[str]:
     """Files of a path or glob pattern, sorted.
 
@@ -157,15 +227,25 @@ def header_image(path: str) -> Any:
     return nib.Nifti1Image(empty, header.affine, nib.Nifti1Header(header.raw, check=False))
 
 
-def mask_from_coverage(data: Any, how: Preparation, options: Options) -> VolumeSpace:
-    """Voxels that enough images have, found by one pass over the images.
+def mask_from_coverage(
+    data: Any, how: Preparation, options: Options, sources: Sequence[str] | None = None
+) -> VolumeSpace:
+    """Voxels that enough images have, found by one pass over the images or kept from an earlier one.
 
     Raises
     ------
     ImageError
         Where no voxel has data in enough of them.
     """
-    (counts,) = compute(coverage(data), n_jobs=options.n_jobs)
+
+    def count() -> list[NDArray[np.int64]]:
+        return list(compute(coverage(data), n_jobs=options.n_jobs))
+
+    if options.memory is None or sources is None:
+        (counts,) = count()
+    else:
+        key = [file_states(sources), replace(options, mask_img=None, n_jobs=None, memory=None)]
+        (counts,) = kept(options.memory, "coverage", key, count, save_arrays, load_arrays)
     keep = counts >= max(1, np.ceil(options.min_coverage * data.shape[0]))
     if not keep.any():
         raise ImageError(
@@ -211,7 +291,7 @@ def _from_files(paths: list[str], options: Options) -> Loaded:
     found: list[NiftiHeader] = [header for header in headers if header is not None]
     data = array_from_files(paths, found, how)
     if options.mask_img is None:
-        how = replace(how, space=mask_from_coverage(data, how, options))
+        how = replace(how, space=mask_from_coverage(data, how, options, paths))
         data = array_from_files(paths, found, how)
     known = all(subject_id(path) for path in paths) and len(paths) > 1
     names = ids if len(ids) == data.shape[0] else [f"volume-{k + 1}" for k in range(data.shape[0])]

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import dask.array as da
-import joblib
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -20,16 +20,13 @@ from daskglm.errors import ContrastError, DesignError, ImageError, listing
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import sum_moments
 from daskglm.graph.images import lazy_array
-from daskglm.io.cache import load_moments, save_moments
+from daskglm.io.cache import kept, load_moments, save_moments
 from daskglm.io.tables import read_table
 from daskglm.kernels.basis import orthonormal_basis
-from daskglm.models.functional import compute_contrasts, label_fit, match_design
-from daskglm.models.inputs import Loaded, Options, load_images
-from daskglm.schema.datasets import SOURCE_COLUMNS, participants_of, sample_names, space_of
-from daskglm.schema.names import check_unique
-
-OUTPUT_TYPES = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
-_TABLE_COLUMNS = ("subject_label", "map_name", "effects_map_path")
+from daskglm.kernels.moments import Moments
+from daskglm.models.functional import OUTPUT_TYPES, compute_contrasts, label_fit, map_image, match_design
+from daskglm.models.inputs import Loaded, Options, fingerprint, load_images, load_maps
+from daskglm.schema.datasets import participants_of, sample_names, space_of
 
 
 class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -149,10 +146,10 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             Before the pass, wherever it can be known.
         """
         if isinstance(second_level_input, pd.DataFrame):
-            loaded = self._load_table(second_level_input)
+            loaded = load_maps(second_level_input, self._options())
         else:
             loaded = {None: load_images(second_level_input, self._options())}
-        subjects = _subjects(second_level_input)
+        subjects = sample_names(next(iter(loaded.values())).images) if None not in loaded else None
         first = next(iter(loaded.values()))
         design = self._design(first, subjects, _table(confounds), _table(design_matrix), formula)
         n_samples = first.images.sizes["sample"]
@@ -248,11 +245,15 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             images[name] = chosen if output_type == "all" else chosen[output_type]
         return images
 
-    def transform(self, second_level_input: Any = None) -> NDArray[np.float64]:
-        """Coefficients of the fitted model: (n_regressors, n_voxels), in image units."""
-        check_is_fitted(self)
-        beta: NDArray[np.float64] = self._fit_of(None)["beta"].values
-        return beta
+    def transform(self, second_level_input: Any = None) -> Any:
+        """Coefficients of the fitted model: (n_regressors, n_voxels), in image units.
+
+        With ``set_output(transform="pandas")`` a DataFrame, one row a regressor.
+        """
+        beta = self._fit_of(None)["beta"]
+        container = getattr(self, "_sklearn_output_config", {}).get("transform", get_config()["transform_output"])
+        # scikit-learn names the columns of a DataFrame, by get_feature_names_out, and keeps its rows.
+        return pd.DataFrame(beta.values, index=beta["regressor"].values) if container == "pandas" else beta.values
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the voxels: their flat index into the grid."""
@@ -294,28 +295,12 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "target_shape",
             "n_jobs",
         )
-        return Options(**{name: getattr(self, name) for name in names})
+        return Options(**{name: getattr(self, name) for name in names}, memory=self._cache_folder())
 
-    def _load_table(self, table: pd.DataFrame) -> dict[Any, Loaded]:
-        """Images of each map name in a table, in the order of the sorted subjects."""
-        missing = [name for name in _TABLE_COLUMNS if name not in table.columns]
-        if missing:
-            raise ImageError(
-                f"a DataFrame of images has columns {listing(_TABLE_COLUMNS)}; it lacks {listing(missing)}"
-            )
-        loaded: dict[Any, Loaded] = {}
-        subjects = _subjects(table)
-        for name, rows in table.groupby("map_name", sort=False):
-            rows = rows.sort_values("subject_label")
-            labels = [str(label) for label in rows["subject_label"]]
-            check_unique(labels, f"each subject has one map {name!r}, but the table repeats")
-            if labels != subjects:
-                absent = sorted(set(subjects or []) - set(labels))
-                raise ImageError(f"every subject has every map, but {listing(absent)} lack {name!r}; add or drop them")
-            item = load_images(rows["effects_map_path"].tolist(), self._options())
-            images = item.images.assign_coords(sample=("sample", np.array(labels, dtype=object)))
-            loaded[name] = Loaded(images, True, item.sources)
-        return loaded
+    def _cache_folder(self) -> str | None:
+        """Folder of `memory`, which may be a joblib.Memory."""
+        folder = getattr(self.memory, "location", self.memory)
+        return None if folder is None or self.memory_level < 1 else os.fspath(folder)
 
     def _design(
         self, loaded: Loaded, subjects: list[str] | None, confounds: Any, design: Any, formula: str | None
@@ -341,18 +326,18 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         matrix = design_array(design)
         basis = orthonormal_basis(matrix)
         moments = sum_moments(lazy_array(loaded.images["data"]), basis, matrix)
-        if self.memory is not None and self.memory_level > 0:
-            folder = getattr(self.memory, "location", self.memory)
-            key = joblib.hash([_fingerprint(loaded), matrix, self._parameters_of_moments(loaded)])
-            path = os.path.join(os.fspath(folder), "daskglm", f"moments-{key}.npz")
-            items = load_moments(path)
-            if items is None:
+        folder = self._cache_folder()
+        if folder is not None:
+            key = [fingerprint(loaded), matrix, self._parameters_of_moments(loaded)]
+
+            def make() -> list[Moments]:
                 (computed,) = compute(moments, n_jobs=self.n_jobs, progress="Reading images" if self.verbose else None)
-                items = list(computed)
-                save_moments(path, items)
-            kept = np.empty(len(items), dtype=object)
-            kept[:] = items
-            moments = da.from_array(kept, chunks=1)
+                return list(computed)
+
+            items = kept(folder, "moments", key, make, save_moments, load_moments)
+            objects = np.empty(len(items), dtype=object)
+            objects[:] = items
+            moments = da.from_array(objects, chunks=1)
         return label_fit(moments, basis, design, loaded.images, self.min_coverage)
 
     def _parameters_of_moments(self, loaded: Loaded) -> list[Any]:
@@ -386,53 +371,9 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return predicted
 
 
-def map_image(maps: xr.Dataset, contrast: str, kind: str) -> Any:
-    """One map of one contrast as an image.
-
-    Parameters
-    ----------
-    maps : xarray.Dataset
-        Computed maps.
-    contrast : str
-        Name of the contrast.
-    kind : str
-        One of the output types.
-
-    Returns
-    -------
-    Nifti1Image
-        3-D; 4-D for the effects of an F contrast, one volume a row. Outside the mask 0, or 1 for p.
-    """
-    values = maps[kind].sel(contrast=contrast).values
-    if kind == "effect_size":
-        values = values[~np.isnan(values).all(axis=1)]
-        if len(values) < 2:
-            values = maps[kind].sel(contrast=contrast, component=0).values
-    return space_of(maps).to_image(values, outside=1 if kind == "p_value" else 0)
-
-
-def _subjects(given: Any) -> list[str] | None:
-    """Sorted subject labels of a table of images."""
-    if not isinstance(given, pd.DataFrame) or "subject_label" not in given:
-        return None
-    return sorted({str(label) for label in given["subject_label"]})
-
-
 def _table(given: Any) -> Any:
     """A table, read where a path is given."""
     return read_table(given) if isinstance(given, (str, os.PathLike)) else given
-
-
-def _fingerprint(loaded: Loaded) -> Any:
-    """What tells one set of images from another, without reading files."""
-    images = loaded.images
-    if loaded.sources is not None and all(os.path.isfile(path) for path in loaded.sources):
-        stats = [(path, os.stat(path)) for path in loaded.sources]
-        return [(os.path.abspath(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-    if all(name in images for name in SOURCE_COLUMNS):
-        return [sample_names(images), *(images[name].values.tolist() for name in SOURCE_COLUMNS[1:])]
-    (values,) = compute(images["data"].data)
-    return [sample_names(images), values]
 
 
 def _check_any_fitted(name: Any, fit: xr.Dataset) -> None:
