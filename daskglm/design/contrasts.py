@@ -4,7 +4,7 @@ import ast
 import difflib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,9 +121,12 @@ def _parse_row(part: str, units: Mapping[str, Array], terms: Mapping[str, Sequen
         names[key] = match.group(1)
         return key
 
+    def unit(name: str) -> Array:
+        return _unit(names.get(name, name), units, terms, part)
+
     try:
         tree = ast.parse(_QUOTED.sub(placeholder, part), mode="eval")
-        value = _value(tree.body, part, lambda name: _unit(names[name] if name in names else name, units, terms, part))
+        value = _value(tree.body, part, unit)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, ContrastError):
             raise
@@ -136,11 +139,11 @@ def _parse_row(part: str, units: Mapping[str, Array], terms: Mapping[str, Sequen
     return value
 
 
-def _value(node: ast.expr, part: str, unit: Any) -> Array | float:
+def _value(node: ast.expr, part: str, unit: Callable[[str], Array]) -> Array | float:
     """Value of a node of the tree: weights, or a number."""
     match node:
         case ast.Name(id=name):
-            return np.array(unit(str(name)))
+            return np.array(unit(name))
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
             return float(number)
         case ast.UnaryOp(op=ast.USub(), operand=operand):

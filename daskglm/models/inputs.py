@@ -119,7 +119,7 @@ def load_images(given: Any, options: Options) -> Loaded:
     )
 
 
-def load_maps(table: pd.DataFrame, options: Options) -> dict[str, Loaded]:
+def load_maps(table: pd.DataFrame, options: Options) -> dict[str | None, Loaded]:
     """Images of each map name in a table, in the order of the sorted subjects, as nilearn takes them.
 
     Parameters
@@ -142,10 +142,11 @@ def load_maps(table: pd.DataFrame, options: Options) -> dict[str, Loaded]:
     missing = [name for name in _TABLE_COLUMNS if name not in table.columns]
     if missing or table.empty:
         raise ImageError(
-            f"a DataFrame of images has rows and columns {listing(_TABLE_COLUMNS)}; it lacks {listing(missing) or 'rows'}"
+            f"a DataFrame of images has columns {listing(_TABLE_COLUMNS)} and a row a map; "
+            f"it lacks {listing(missing) or 'rows'}"
         )
     subjects = sorted({str(label) for label in table["subject_label"]})
-    loaded: dict[str, Loaded] = {}
+    loaded: dict[str | None, Loaded] = {}
     for name, rows in table.groupby("map_name", sort=False):
         labels = [str(label) for label in rows["subject_label"]]
         check_unique(labels, f"each subject has one map {name!r}, but the table repeats")

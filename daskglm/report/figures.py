@@ -1,10 +1,13 @@
 """Pictures drawn with matplotlib alone."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from daskglm.models.group import GroupResult
 from daskglm.schema.datasets import space_of
+from daskglm.schema.space import VolumeSpace
 
 
 def draw_demo(result: GroupResult, truth: NDArray[np.float64], mask: NDArray[np.bool_], path: str) -> None:
@@ -37,22 +40,31 @@ def draw_demo(result: GroupResult, truth: NDArray[np.float64], mask: NDArray[np.
         ("z score", volume(maps["z_score"].values), "RdBu_r", (-8.0, 8.0)),
         ("subjects with data", volume(result.fit["n"].values), "viridis", (0.0, float(len(result.design)))),
     ]
-    peak = np.unravel_index(np.abs(truth).argmax(), truth.shape)
-    other = np.unravel_index((-truth * np.sign(truth[peak])).argmax(), truth.shape)
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    highest = np.unravel_index(truth.argmax(), truth.shape)
+    lowest = np.unravel_index(truth.argmin(), truth.shape)
+    # An axial slice through the rise and a coronal one through the fall, which shows the missing tops as well.
+    cuts: list[tuple[str, Any]] = [
+        (f"z = {_position(space, 2, highest):.0f} mm", np.s_[:, :, highest[2]]),
+        (f"y = {_position(space, 1, lowest):.0f} mm", np.s_[:, lowest[1], :]),
+    ]
+    figure = Figure(figsize=(12, 6.8), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(panels))
-    for row, index in enumerate((peak[2], other[2])):
+    axes = figure.subplots(len(cuts), len(panels))
+    for row, (place, cut) in enumerate(cuts):
+        axes[row, 0].set_ylabel(place)
         for column, (title, values, colours, (low, high)) in enumerate(panels):
             axis = axes[row, column]
-            shown = axis.imshow(values[:, :, index].T, origin="lower", cmap=colours, vmin=low, vmax=high)
+            shown = axis.imshow(values[cut].T, origin="lower", cmap=colours, vmin=low, vmax=high)
             axis.set_xticks([])
             axis.set_yticks([])
             if row == 0:
                 axis.set_title(title)
-                figure.colorbar(shown, ax=axes[:, column], location="bottom", shrink=0.8)
-            if column == 0:
-                height = space.affine[2, 2] * index + space.affine[2, 3]
-                axis.set_ylabel(f"z = {height:.0f} mm")
+                ticks = [low, (low + high) / 2, high]
+                figure.colorbar(shown, ax=axes[:, column], location="bottom", shrink=0.8, ticks=ticks, format="%.3g")
     figure.suptitle(f"daskglm demo: {len(result.design)} simulated subjects, ~ age + sex")
     figure.savefig(path, dpi=110)
+
+
+def _position(space: VolumeSpace, axis: int, index: tuple[np.intp, ...]) -> float:
+    """Position along an axis of a voxel, in mm, where the affine is diagonal."""
+    return float(space.affine[axis, axis] * index[axis] + space.affine[axis, 3])

@@ -1,0 +1,379 @@
+"""SecondLevelModel against nilearn and statsmodels, over inputs and chunkings."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from nilearn.glm.second_level import SecondLevelModel as NilearnModel
+from nilearn.glm.second_level import make_second_level_design_matrix as nilearn_design
+from nilearn.image import resample_img, smooth_img
+from nilearn.maskers import NiftiMasker
+from sklearn.base import clone
+
+import daskglm
+from daskglm import SecondLevelModel
+from daskglm.errors import ContrastError, ImageError
+from daskglm.io import nifti
+
+OUTPUTS = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
+
+
+def designs(n: int) -> dict[str, tuple[pd.DataFrame, list]]:
+    """The four designs of the textbook, with contrasts of each."""
+    rng = np.random.default_rng(0)
+    group = (np.arange(n) % 2).astype(float)
+    pairs = {f"subject{k}": (np.arange(n) // 2 == k).astype(float) for k in range(n // 2)}
+    return {
+        "one sample": (pd.DataFrame({"intercept": np.ones(n)}), [None, "intercept"]),
+        "two samples": (pd.DataFrame({"a": group, "b": 1 - group}), ["a - b", np.eye(2), [0.5, 0.5]]),
+        "paired": (pd.DataFrame({"condition": 2 * group - 1, **pairs}), ["condition"]),
+        "covariates": (
+            pd.DataFrame({"age": rng.uniform(20, 80, n), "iq": rng.normal(100, 15, n), "intercept": 1.0}),
+            ["age", "iq - age / 2", np.eye(3)[:2], "intercept"],
+        ),
+    }
+
+
+def assert_same(ours, theirs, mask, name):
+    x, y = np.asarray(ours.dataobj), np.asarray(theirs.dataobj)
+    assert x.shape == y.shape, name
+    assert np.allclose(x[mask], y[mask], rtol=1e-8, atol=1e-8), (name, np.abs(x[mask] - y[mask]).max())
+    assert np.allclose(ours.affine, theirs.affine)
+
+
+@pytest.mark.parametrize("kind", designs(12))
+def test_equals_nilearn(cohort, kind):
+    design, contrasts = designs(12)[kind]
+    ours = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=design)
+    theirs = NilearnModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=design)
+    for contrast in contrasts:
+        for name in OUTPUTS:
+            options = {"output_type": name}
+            assert_same(
+                ours.compute_contrast(contrast, **options),
+                theirs.compute_contrast(contrast, **options),
+                cohort.mask,
+                (contrast, name),
+            )
+    everything = ours.compute_contrast(contrasts[-1], output_type="all")
+    assert sorted(everything) == sorted(OUTPUTS)
+
+
+@given(
+    samples=st.sampled_from([1, 3, 5, 12]), voxels=st.sampled_from([1, 7, 40, 90]), kind=st.sampled_from([*designs(12)])
+)
+def test_any_chunking_equals_nilearn(tmp_path_factory, samples, voxels, kind):
+    from conftest import Cohort
+
+    cohort = Cohort(tmp_path_factory.mktemp("chunks"), 12)
+    design, contrasts = designs(12)[kind]
+    space = daskglm.VolumeSpace.from_image(cohort.mask_img, cohort.mask)
+    names = [f"image-{k}" for k in range(12)]
+    images = daskglm.images_dataset(cohort.vectors, names, space).chunk(sample=samples, voxel=voxels)
+    ours = SecondLevelModel(mask_img=cohort.mask_img).fit(images, design_matrix=design)
+    theirs = NilearnModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=design)
+    for contrast in contrasts:
+        pairs = zip(
+            ours.compute_contrast(contrast, output_type="all").items(),
+            theirs.compute_contrast(contrast, output_type="all").items(),
+            strict=True,
+        )
+        for (name, mine), (_, other) in pairs:
+            assert_same(mine, other, cohort.mask, (contrast, name))
+
+
+def test_missing_subjects_equal_statsmodels(gappy):
+    model = SecondLevelModel(mask_img=gappy.mask_img, min_coverage=0.1).fit(gappy.paths, design_matrix=gappy.design)
+    maps = model.compute_contrast("age", output_type="all")
+    joint = model.compute_contrast("age, male", output_type="stat")
+    count = model.fits_[None]["n"].values
+    assert set(count) == {8, 11, 12}
+    values = {name: np.asarray(image.dataobj)[gappy.mask] for name, image in maps.items()}
+    f_values = np.asarray(joint.dataobj)[gappy.mask]
+    data = gappy.data[:, gappy.mask].astype(float)
+    for voxel in range(data.shape[1]):
+        seen = np.isfinite(data[:, voxel])
+        reference = sm.OLS(data[seen, voxel], gappy.design[seen].to_numpy()).fit()
+        t = reference.t_test([1, 0, 0])
+        assert np.isclose(values["stat"][voxel], t.tvalue.item(), rtol=1e-9)
+        assert np.isclose(values["effect_size"][voxel], t.effect.item(), rtol=1e-9)
+        assert np.isclose(2 * min(values["p_value"][voxel], 1 - values["p_value"][voxel]), t.pvalue, rtol=1e-8)
+        assert np.isclose(f_values[voxel], reference.f_test(np.eye(3)[:2]).fvalue, rtol=1e-8)
+
+
+def test_thin_voxels_are_nan_and_counted(gappy):
+    model = SecondLevelModel(mask_img=gappy.mask_img, min_coverage=0.9).fit(gappy.paths, design_matrix=gappy.design)
+    z = np.asarray(model.compute_contrast("age").dataobj)[gappy.mask]
+    count = np.isfinite(gappy.data[:, gappy.mask]).sum(axis=0)
+    assert np.array_equal(np.isnan(z), count < 0.9 * 12)
+
+
+def test_zero_is_missing_on_request(cohort):
+    data = cohort.data.copy()
+    data[:4, 2, 2, 2] = 0
+    images = [nib.Nifti1Image(volume, cohort.mask_img.affine) for volume in data]
+    counts = {}
+    for missing in ("nan", "zero"):
+        model = SecondLevelModel(mask_img=cohort.mask_img, missing=missing).fit(images, design_matrix=cohort.design)
+        counts[missing] = sorted(set(model.fits_[None]["n"].values.tolist()))
+    assert counts == {"nan": [12], "zero": [8, 12]}
+
+
+def inputs(cohort, tmp_path):
+    store = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, store, mask=cohort.mask_img)
+    images = [nib.load(path) for path in cohort.paths]
+    four = nib.Nifti1Image(np.stack(list(cohort.data), axis=-1), images[0].affine)
+    four_path, plain_path = str(tmp_path / "all.nii.gz"), str(tmp_path / "all.nii")
+    four.to_filename(four_path)
+    four.to_filename(plain_path)
+    return {
+        "paths": cohort.paths,
+        "tuple": tuple(cohort.paths),
+        "glob": str(cohort.folder / "sub-*.nii.gz"),
+        "images": images,
+        "one 4-D image": four,
+        "one 4-D file": four_path,
+        "one plain 4-D file": plain_path,
+        "Series": pd.Series(cohort.paths),
+        "store": store,
+        "Dataset": xr.open_zarr(store),
+        "loaded Dataset": xr.open_zarr(store).load(),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "paths",
+        "tuple",
+        "glob",
+        "images",
+        "one 4-D image",
+        "one 4-D file",
+        "one plain 4-D file",
+        "Series",
+        "store",
+        "Dataset",
+        "loaded Dataset",
+    ],
+)
+def test_every_input_gives_the_same(cohort, tmp_path, kind):
+    given_input = inputs(cohort, tmp_path)[kind]
+    model = SecondLevelModel(mask_img=cohort.mask_img).fit(given_input, design_matrix=cohort.design)
+    reference = NilearnModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
+    z, expected = (np.asarray(m.compute_contrast("age").dataobj)[cohort.mask] for m in (model, reference))
+    single = kind in ("store", "Dataset", "loaded Dataset")  # float32 at rest
+    assert np.allclose(z, expected, atol=1e-5 if single else 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:Attention. Design matrix is singular")  # nilearn's odd criterion
+def test_dataframe_is_sorted_as_in_nilearn(cohort):
+    order = np.random.default_rng(1).permutation(12)
+    table = pd.DataFrame(
+        {
+            "subject_label": [cohort.names[k] for k in order] * 2,
+            "map_name": ["faces"] * 12 + ["houses"] * 12,
+            "effects_map_path": [cohort.paths[k] for k in order] + [cohort.paths[k] for k in order[::-1]],
+        }
+    )
+    confounds = pd.DataFrame({"subject_label": cohort.names, "age": cohort.table["age"]}).sample(frac=1, random_state=0)
+    ours = SecondLevelModel(mask_img=cohort.mask_img).fit(table, confounds=confounds)
+    for name in ("faces", "houses"):
+        # nilearn makes a design of twice the rows where a table has two maps a subject.
+        theirs = NilearnModel(mask_img=cohort.mask_img).fit(table[table["map_name"] == name], confounds=confounds)
+        assert np.array_equal(ours.design_matrix_.to_numpy(), theirs.design_matrix_.to_numpy())
+        options = {"first_level_contrast": name, "output_type": "stat"}
+        assert_same(
+            ours.compute_contrast("age", **options), theirs.compute_contrast("age", **options), cohort.mask, name
+        )
+    with pytest.raises(ContrastError, match="faces, houses"):
+        ours.compute_contrast("age", first_level_contrast="chairs")
+    with pytest.raises(ContrastError, match="name one"):
+        ours.compute_contrast("age")
+
+
+@pytest.mark.parametrize("fwhm", [6.0, (4, 0, 8), None])
+def test_smoothing_equals_nilearn(cohort, fwhm):
+    ours = SecondLevelModel(mask_img=cohort.mask_img, smoothing_fwhm=fwhm).fit(
+        cohort.paths, design_matrix=cohort.design
+    )
+    if isinstance(fwhm, tuple):  # nilearn's function takes three values, its model does not
+        smoothed = [smooth_img(path, list(fwhm)) for path in cohort.paths]
+        theirs = NilearnModel(mask_img=cohort.mask_img).fit(smoothed, design_matrix=cohort.design)
+    else:
+        options = {"mask_img": cohort.mask_img, "smoothing_fwhm": fwhm}
+        theirs = NilearnModel(**options).fit(cohort.paths, design_matrix=cohort.design)
+    assert_same(ours.compute_contrast("age"), theirs.compute_contrast("age"), cohort.mask, fwhm)
+
+
+def test_smoothed_voxels_that_were_missing_stay_missing(gappy):
+    model = SecondLevelModel(mask_img=gappy.mask_img, smoothing_fwhm=6).fit(gappy.paths, design_matrix=gappy.design)
+    assert set(model.fits_[None]["n"].values) == {8, 11, 12}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_resampling_equals_nilearn(cohort):
+    """Each image as nilearn resamples it alone; its model clips values to the range of all images together."""
+    grid = {
+        "target_affine": np.array([[-2.0, 0, 0, 28], [0, 2.0, 0, -18], [0, 0, 3.0, -8], [0, 0, 0, 1]]),
+        "target_shape": (9, 10, 6),
+    }
+    ours = SecondLevelModel(mask_img=cohort.mask_img, **grid).fit(cohort.paths, design_matrix=cohort.design)
+    mask_img = NiftiMasker(mask_img=cohort.mask_img, **grid).fit().mask_img_
+    mask = np.asarray(mask_img.dataobj) != 0
+    images = [resample_img(path, interpolation="continuous", **grid) for path in cohort.paths]
+    theirs = NilearnModel(mask_img=mask_img).fit(images, design_matrix=cohort.design)
+    assert np.array_equal(np.asarray(ours.mask_img_.dataobj) != 0, mask)
+    assert_same(ours.compute_contrast("age"), theirs.compute_contrast("age"), mask, "resampled")
+
+
+def test_masks(cohort, tmp_path):
+    path = str(tmp_path / "mask.nii.gz")
+    cohort.mask_img.to_filename(path)
+    masker = NiftiMasker(mask_img=cohort.mask_img).fit()
+    for mask in (cohort.mask_img, path, masker):
+        model = SecondLevelModel(mask_img=mask).fit(cohort.paths, design_matrix=cohort.design)
+        assert np.array_equal(np.asarray(model.mask_img_.dataobj) != 0, cohort.mask)
+    # None: zeros outside the brain are no data.
+    model = SecondLevelModel().fit(cohort.paths, design_matrix=cohort.design)
+    assert np.array_equal(np.asarray(model.mask_img_.dataobj) != 0, cohort.mask)
+    everything = SecondLevelModel(mask_img=False).fit(cohort.paths, design_matrix=cohort.design)
+    assert everything.n_elements_ == cohort.mask.size
+    z = np.asarray(everything.compute_contrast("age").dataobj)
+    assert np.array_equal(np.isnan(z), ~cohort.mask)  # constant zero: no statistic
+    with pytest.raises(ImageError, match="fitted"):
+        SecondLevelModel(mask_img=NiftiMasker()).fit(cohort.paths, design_matrix=cohort.design)
+
+
+def test_rows_are_matched_by_subject(cohort):
+    truth = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
+    named = cohort.design.set_index(pd.Index(cohort.names)).sample(frac=1, random_state=3)
+    shuffled = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths[::-1], design_matrix=named)
+    bare = named.rename(index=lambda name: name.removeprefix("sub-"))
+    without_prefix = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=bare)
+    expected = np.asarray(truth.compute_contrast("age").dataobj)
+    for model in (shuffled, without_prefix):
+        assert np.allclose(np.asarray(model.compute_contrast("age").dataobj), expected, atol=1e-12)
+
+
+def test_paired_images_of_one_subject(cohort):
+    """Two files a subject are told apart by their names, and rows are then taken by order."""
+    renamed = []
+    for index, path in enumerate(cohort.paths):
+        target = cohort.folder / f"sub-{index // 2:02d}_cond-{'AB'[index % 2]}_map.nii.gz"
+        nib.load(path).to_filename(target)
+        renamed.append(str(target))
+    design, (contrast,) = designs(12)["paired"]
+    ours = SecondLevelModel(mask_img=cohort.mask_img).fit(renamed, design_matrix=design).compute_contrast(contrast)
+    theirs = NilearnModel(mask_img=cohort.mask_img).fit(renamed, design_matrix=design).compute_contrast(contrast)
+    assert_same(ours, theirs, cohort.mask, "paired")
+
+
+def test_formula_makes_the_design(cohort):
+    ours = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, confounds=cohort.table, formula="~ age + sex")
+    by_hand = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
+    for ours_name, by_hand_name in (("age", "age"), ("sex", "male"), ("`sex[T.M]` - age", "male - age")):
+        z, expected = ours.compute_contrast(ours_name), by_hand.compute_contrast(by_hand_name)
+        assert np.allclose(np.asarray(z.dataobj), np.asarray(expected.dataobj), atol=1e-10)
+
+
+def test_memory_keeps_the_pass(cohort, tmp_path, monkeypatch):
+    arguments = {"memory": str(tmp_path / "cache")}
+    first = SecondLevelModel(**arguments).fit(cohort.paths, design_matrix=cohort.design)
+
+    def refuse(*_):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("daskglm.graph.images.read_values", refuse)
+    again = SecondLevelModel(**arguments).fit(cohort.paths, design_matrix=cohort.design)
+    z, expected = (np.asarray(model.compute_contrast("age").dataobj) for model in (again, first))
+    assert np.array_equal(z, expected)
+    with pytest.raises(AssertionError, match="was read"):
+        SecondLevelModel(**arguments).fit(cohort.paths, design_matrix=cohort.design[["age", "intercept"]])
+    monkeypatch.undo()
+    changed = nib.Nifti1Image(cohort.data[0] * 2, cohort.mask_img.affine)
+    changed.to_filename(cohort.paths[0])
+    other = SecondLevelModel(**arguments).fit(cohort.paths, design_matrix=cohort.design)
+    assert not np.allclose(np.asarray(other.compute_contrast("age").dataobj), expected)
+
+
+def test_a_contrast_reads_nothing(cohort, monkeypatch):
+    model = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
+    monkeypatch.setattr(nifti, "open", None, raising=False)
+    for path in cohort.paths:
+        open(path, "wb").close()
+    assert np.isfinite(np.asarray(model.compute_contrast("age").dataobj)).all()
+
+
+def test_estimator_conventions(cohort):
+    model = SecondLevelModel(mask_img=cohort.mask_img, smoothing_fwhm=2.0)
+    parameters = set(NilearnModel().get_params())
+    assert parameters <= set(model.get_params())
+    assert clone(model).get_params()["smoothing_fwhm"] == 2.0
+    assert model.set_params(smoothing_fwhm=None).smoothing_fwhm is None
+    with pytest.raises(Exception, match="not fitted"):
+        model.compute_contrast("age")
+    beta = model.fit_transform(cohort.paths, design_matrix=cohort.design)
+    assert beta.shape == (3, cohort.mask.sum())
+    assert np.allclose(beta, np.linalg.lstsq(cohort.design, cohort.vectors, rcond=None)[0], atol=1e-9)
+    framed = model.set_output(transform="pandas").transform(cohort.paths)
+    assert list(framed.index) == ["age", "male", "intercept"]
+    assert list(framed.columns) == list(model.get_feature_names_out())
+    assert np.array_equal(framed.to_numpy(), beta)
+
+
+def test_metadata_routing():
+    import sklearn
+
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = SecondLevelModel().set_fit_request(confounds=True, design_matrix=True)
+        requests = model.get_metadata_routing().fit.requests
+    assert requests["confounds"] is True
+    assert requests["design_matrix"] is True
+
+
+def test_residuals_and_r_square_equal_nilearn(cohort):
+    ours = SecondLevelModel(mask_img=cohort.mask_img, minimize_memory=False)
+    theirs = NilearnModel(mask_img=cohort.mask_img, minimize_memory=False)
+    for model in (ours, theirs):
+        model.fit(cohort.paths, design_matrix=cohort.design)
+    theirs.compute_contrast("age")
+    for name in ("residuals_", "predicted_", "r_square_"):
+        mine, other = np.asarray(getattr(ours, name).dataobj), np.asarray(getattr(theirs, name).dataobj)
+        assert np.allclose(mine[cohort.mask], np.squeeze(other[cohort.mask]), atol=1e-9), name
+    ours.set_params(minimize_memory=True).fit(cohort.paths, design_matrix=cohort.design)
+    with pytest.raises(AttributeError, match="minimize_memory=False"):
+        _ = ours.residuals_
+
+
+def test_several_contrasts_at_once(cohort):
+    model = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
+    many = model.compute_contrasts({"age": "age", "both": ["age", "male"], "mean": [0, 0, 1]}, output_type="stat")
+    for name, definition in (("age", "age"), ("both", np.eye(3)[:2]), ("mean", "intercept")):
+        single = model.compute_contrast(definition, output_type="stat")
+        assert np.array_equal(np.asarray(many[name].dataobj), np.asarray(single.dataobj))
+
+
+def test_a_single_row_can_be_an_f_contrast(cohort):
+    model = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
+    f = model.compute_contrast("age", second_level_stat_type="F", output_type="stat")
+    t = model.compute_contrast("age", output_type="stat")
+    assert np.allclose(np.asarray(f.dataobj), np.asarray(t.dataobj) ** 2)
+    with pytest.raises(ContrastError, match="one row"):
+        model.compute_contrast("age, male", second_level_stat_type="t")
+
+
+@pytest.mark.filterwarnings("ignore:Attention. Design matrix is singular")
+@pytest.mark.parametrize("confounds", [None, "some"])
+def test_design_equals_nilearn(confounds):
+    labels = ["c", "a", "b", "d"]
+    table = None
+    if confounds:
+        table = pd.DataFrame({"subject_label": list("abcd"), "age": [1.0, 5, 3, 2], "iq": [9.0, 7, 3, 4]})
+    ours, theirs = daskglm.make_second_level_design_matrix(labels, table), nilearn_design(labels, table)
+    pd.testing.assert_frame_equal(ours, theirs)
