@@ -195,7 +195,7 @@ def _weights(definition: Any, n_columns: int) -> Array:
         raise ContrastError(
             f"a contrast is an expression, a list of them, or weights (q, {n_columns}), but this is {definition!r}"
         ) from error
-    if matrix.ndim != 2 or matrix.shape[1] > n_columns:
+    if matrix.ndim != 2 or not 0 < matrix.shape[1] <= n_columns:
         raise ContrastError(f"weights of a contrast have shape (q, {n_columns}), but these have {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ContrastError(f"weights of a contrast are finite, but these are {definition!r}")

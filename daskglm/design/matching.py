@@ -46,7 +46,8 @@ def match_rows(
     samples = [_bare(name) for name in sample_ids]
     if not ids_are_known and set(rows).isdisjoint(samples):
         return None
-    twice = [name for name, count in Counter(rows).items() if count > 1]
+    counts = Counter(rows)
+    twice = dict.fromkeys(name for name, bare in zip(design_ids, rows, strict=True) if counts[bare] > 1)
     if twice:
         raise DesignError(
             f"{table} has one row a subject, but {listing(twice)} occur more than once; keep one row each"

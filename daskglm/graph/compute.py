@@ -2,6 +2,7 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +35,9 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
         options: dict[str, Any] = {}
         if not configured:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            options = {"scheduler": "threads", "num_workers": cores if n_jobs in (None, -1) else n_jobs}
+            # Leaving the pool waits for its tasks: after an error or an interruption none goes on in the dark.
+            pool = stack.enter_context(ThreadPoolExecutor(cores if n_jobs in (None, -1) else n_jobs))
+            options = {"scheduler": "threads", "pool": pool}
             stack.enter_context(threadpool_limits(limits=1))
         if progress is not None:
             if _active_client() is not None:

@@ -36,16 +36,22 @@ def sum_moments(data: da.Array, basis: Basis, design: Array, weights: Any = None
         (v,) objects: the :class:`Moments` of each chunk of voxels. Reading a block and summing it is one
         task; no data travels.
     """
-    regressors = da.from_array(design @ basis.to_basis, chunks=(data.chunks[0], -1))
-    arguments = [data, "ij", regressors, "ik", basis.constant, None]
-    if weights is not None:
-        chunks = data.chunks if weights.ndim == 2 else data.chunks[:1]
-        weights = weights.rechunk(chunks) if isinstance(weights, da.Array) else da.from_array(weights, chunks)
-        arguments += [weights, "ij" if weights.ndim == 2 else "i"]
+    by_voxel = weights is not None and weights.ndim == 2
+    rows = _rows_of_blocks(data.chunks[0], design @ basis.to_basis, None if by_voxel else weights)
+    arguments = [data, "ij", rows, "i", basis.constant, None]
+    if by_voxel:
+        lazy = weights if isinstance(weights, da.Array) else da.from_array(weights, data.chunks)
+        arguments += [lazy.rechunk(data.chunks), "ij"]
+    # Without contraction of an index Dask fuses this with the reading of the block.
     blocks = da.blockwise(
-        _moments_of_block, "ij", *arguments, concatenate=True, dtype=object, meta=np.empty((0, 0), dtype=object),
+        _moments_of_block,
+        "ij",
+        *arguments,
+        align_arrays=False,
+        dtype=object,
+        meta=np.empty((0, 0), dtype=object),
         adjust_chunks={"i": 1, "j": 1},
-    )  # fmt: skip
+    )
     return blocks.sum(axis=0, split_every=_SUM_TOGETHER)
 
 
@@ -108,12 +114,22 @@ def contrast_maps(fit: Fit, basis: Basis, contrasts: Mapping[str, tuple[Array, s
     }
 
 
+def _rows_of_blocks(chunks: tuple[int, ...], regressors: Array, weights: Array | None) -> da.Array:
+    """The regressors and weights of each block of samples, one object a block."""
+    rows = np.empty(len(chunks), dtype=object)
+    stops = np.cumsum(chunks)
+    for index, (start, stop) in enumerate(zip(stops - chunks, stops, strict=True)):
+        rows[index] = (regressors[start:stop], None if weights is None else weights[start:stop])
+    return da.from_array(rows, chunks=1)
+
+
 def _moments_of_block(
-    data: NDArray[Any], regressors: Array, constant: Array | None, weights: Array | None = None
+    data: NDArray[Any], rows: NDArray[Any], constant: Array | None, weights: Array | None = None
 ) -> NDArray[Any]:
     """Moments of one block, as a (1, 1) object array so that ``sum`` can add them."""
+    regressors, sample_weights = rows[0]
     moments = np.empty((1, 1), dtype=object)
-    moments[0, 0] = block_moments(data, regressors, constant, weights)
+    moments[0, 0] = block_moments(data, regressors, constant, sample_weights if weights is None else weights)
     return moments
 
 

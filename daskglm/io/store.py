@@ -6,6 +6,7 @@ interrupted the writing.
 """
 
 import os
+import secrets
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -38,10 +39,13 @@ class Rows:
         Which chunk of samples: rows ``chunk * SAMPLES_PER_CHUNK`` onwards.
     rows : (m,) int64
         Rows within the store, all in that chunk.
+    conversion : str
+        The conversion that the rows were given to; a later one takes the store over.
     """
 
     chunk: int
     rows: NDArray[np.int64]
+    conversion: str
 
 
 def is_store(path: str) -> bool:
@@ -148,9 +152,10 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
             _create(group, name, values.dtype if values.dtype.kind in "fi" else np.dtypes.StringDType())
     size = max(names.size, int(rows[-1]) + 1 if rows.size else 0)
     _resize(group, size)
-    group.attrs["finished"] = False
+    conversion = secrets.token_hex(8)
+    group.attrs.update({"finished": False, "conversion": conversion})
     chunks = rows // SAMPLES_PER_CHUNK
-    return [Rows(int(chunk), rows[chunks == chunk]) for chunk in np.unique(chunks)]
+    return [Rows(int(chunk), rows[chunks == chunk], conversion) for chunk in np.unique(chunks)]
 
 
 def write_samples(
@@ -170,8 +175,15 @@ def write_samples(
         Names of the samples; an empty one leaves its row unwritten.
     columns : mapping of str to (m,) array
         Per-sample columns.
+
+    Raises
+    ------
+    StoreError
+        Where another conversion was started since the rows were allocated.
     """
     group = _open(path, "r+")
+    if group.attrs["conversion"] != target.conversion:
+        raise StoreError(f"another conversion to {path} was started meanwhile, so this one stops; run one at a time")
     array = _array(group, "data")
     start = target.chunk * SAMPLES_PER_CHUNK
     stop = min(start + SAMPLES_PER_CHUNK, array.shape[0])

@@ -267,7 +267,8 @@ def _check_weights(weights: Any, images: xr.Dataset) -> Any:
     if weights is None:
         return None
     array = weights.data if isinstance(weights, xr.DataArray) else weights
-    array = array if isinstance(array, da.Array) else np.asarray(array, dtype=np.float64)
+    if not isinstance(array, da.Array) or array.ndim == 1:
+        array = np.asarray(array, dtype=np.float64)
     shape = images["data"].shape
     if array.shape not in (shape, shape[:1]):
         raise DesignError(f"weights have shape {shape[:1]} or {shape}, but these have {array.shape}")

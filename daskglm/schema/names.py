@@ -12,7 +12,7 @@ _OPERATORS = {"-": " minus ", "+": " plus ", ">": " gt ", "<": " lt ", "/": " ov
 
 
 def bids_label(name: str) -> str:
-    """Make a BIDS label of a contrast's name: letters and digits, in camel case (nilearn's rule).
+    """Make a BIDS label of a contrast's name: letters and digits, in camel case, as nilearn but capitals are kept.
 
     Parameters
     ----------

@@ -1,0 +1,199 @@
+"""The commands of the README, and their exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from daskglm.cli.main import main
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def group(cohort, output, *more):
+    model = ["--participants", cohort.table_path, "--formula", "~ age + sex"]
+    return run("group", *cohort.paths, *model, "--output", output, *more)
+
+
+def test_group_writes_everything(cohort, tmp_path):
+    output = tmp_path / "out"
+    contrasts = ["--contrast", "age", "--contrast", "men=sex", "--f-contrast", "age, sex"]
+    status, text = group(cohort, output, *contrasts)
+    assert status == 0
+    names = set(os.listdir(output))
+    for label, stat in (("age", "t"), ("men", "t"), ("ageSex", "F")):
+        for kind in ("effect", "variance", stat, "z", "p"):
+            assert f"contrast-{label}_stat-{kind}_statmap.nii.gz" in names
+    assert {
+        "n.nii.gz",
+        "mask.nii.gz",
+        "design.tsv",
+        "peaks.tsv",
+        "dataset_description.json",
+        "provenance.json",
+    } <= names
+    assert len(names) == 21
+    effect = np.asarray(nib.load(output / "contrast-age_stat-effect_statmap.nii.gz").dataobj)
+    truth = np.linalg.lstsq(cohort.design.to_numpy(), cohort.vectors, rcond=None)[0][0]
+    assert np.allclose(effect.ravel(order="F")[cohort.mask.ravel(order="F")], truth)
+    design = pd.read_csv(output / "design.tsv", sep="\t")
+    assert design["participant_id"].tolist() == cohort.names
+    assert np.allclose(design["age"], cohort.table["age"])
+    made = json.loads((output / "provenance.json").read_text())
+    assert made["images"] == cohort.paths
+    assert made["parameters"]["formula"] == "~ age + sex"
+    assert made["parameters"]["contrasts"]["age, sex"]["type"] == "F"
+    assert made["software"]["nibabel"] == nib.__version__
+    assert "12 images, 3 regressors" in text
+    assert "90 voxels tested" in text
+    peak = np.unravel_index(np.nanargmax(effect * 0 + _z(output, "age")), effect.shape)
+    x = nib.affines.apply_affine(cohort.mask_img.affine, peak)
+    assert pd.read_csv(output / "peaks.tsv", sep="\t").loc[0, ["x", "y", "z"]].tolist() == pytest.approx(list(x))
+
+
+def _z(output, label):
+    return np.asarray(nib.load(output / f"contrast-{label}_stat-z_statmap.nii.gz").dataobj)
+
+
+def test_store_by_command(cohort, tmp_path):
+    store, outputs = tmp_path / "cohort.zarr", [tmp_path / "a", tmp_path / "b"]
+    status, text = run("convert", cohort.folder / "*.nii.gz", "--participants", cohort.table_path, "--output", store)
+    assert (status, "12 images converted; 90 voxels" in text) == (0, True)
+    status, text = run("info", store)
+    assert status == 0
+    assert "sub-01 ... sub-12" in text
+    assert "age, sex" in text
+    assert run("group", store, "--formula", "~ age + sex", "--contrast", "age", "--output", outputs[0])[0] == 0
+    assert group(cohort, outputs[1], "--contrast", "age")[0] == 0
+    assert np.allclose(_z(outputs[0], "age"), _z(outputs[1], "age"), atol=1e-5)
+
+
+def test_quarantine_by_command(cohort, tmp_path):
+    Path(cohort.paths[3]).write_bytes(b"damaged")
+    store = tmp_path / "cohort.zarr"
+    status, text = run("convert", *cohort.paths, "--output", store)
+    assert (status, "sub-04" in text) == (2, True)
+    assert not store.exists()
+    status, text = run("convert", *cohort.paths, "--output", store, "--on-error", "quarantine")
+    assert status == 0
+    assert "1 images are LEFT OUT" in text
+    assert "11 images converted" in text
+
+
+ERRORS = {
+    "unknown contrast": (["--contrast", "agee"], "Did you mean 'age'?"),
+    "no contrast": ([], "give --contrast"),
+    "colliding labels": (["--contrast", "age", "--contrast", "AGE=sex"], "both be written as 'contrast-AGE'"),
+    "t and F of one name": (["--contrast", "age", "--f-contrast", "age"], "both a t and an F"),
+    "unknown column": (["--contrast", "age", "--formula", "~ age + sexx"], "Did you mean 'sex'?"),
+    "dependent": (["--contrast", "age", "--formula", "~ age + I(2*age)"], "linearly dependent"),
+    "no table": (["--contrast", "age", "--participants", "nowhere.tsv"], "cannot read the table nowhere.tsv"),
+    "a table of another kind": (["--contrast", "age", "--participants", "x.xlsx"], "tables are .tsv or .csv"),
+    "a mask of another kind": (["--contrast", "age", "--mask", "nowhere.nii"], "nowhere.nii: no such file"),
+    "no cluster": (["--contrast", "age", "--cluster", "nowhere.yaml"], "there is no 'nowhere.yaml'"),
+}
+
+
+@pytest.mark.parametrize("fault", ERRORS)
+def test_bad_input_is_one_line_and_status_2(cohort, tmp_path, fault):
+    arguments, message = ERRORS[fault]
+    status, text = group(cohort, tmp_path / "out", *arguments)
+    assert status == 2
+    assert message in text
+    assert text.startswith("daskglm: ")
+    assert len(text.strip().splitlines()) == 1
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_rows_of_the_table_are_matched_by_id(cohort, tmp_path):
+    cohort.table.sample(frac=1, random_state=0).to_csv(cohort.table_path, sep="\t", index=False)
+    assert group(cohort, tmp_path / "shuffled", "--contrast", "age")[0] == 0
+    cohort.table.to_csv(cohort.table_path, sep="\t", index=False)
+    assert group(cohort, tmp_path / "ordered", "--contrast", "age")[0] == 0
+    assert np.array_equal(_z(tmp_path / "shuffled", "age"), _z(tmp_path / "ordered", "age"))
+    cohort.table.iloc[:11].to_csv(cohort.table_path, sep="\t", index=False)
+    status, text = group(cohort, tmp_path / "short", "--contrast", "age")
+    assert (status, "no row: sub-12" in text) == (2, True)
+
+
+def test_results_are_not_overwritten_nor_mixed(cohort, tmp_path):
+    output = tmp_path / "out"
+    assert group(cohort, output, "--contrast", "age", "--contrast", "sex")[0] == 0
+    status, text = group(cohort, output, "--contrast", "age")
+    assert (status, "--overwrite" in text) == (2, True)
+    assert group(cohort, output, "--contrast", "age", "--overwrite")[0] == 0
+    assert not list(output.glob("contrast-sex*"))
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("precious")
+    status, text = group(cohort, foreign, "--contrast", "age", "--overwrite")
+    assert (status, "already holds other files" in text) == (2, True)
+    assert (foreign / "thesis.txt").read_text() == "precious"
+    (tmp_path / "file").write_text("")
+    status, text = group(cohort, tmp_path / "file" / "below", "--contrast", "age")
+    assert (status, "cannot write to" in text) == (2, True)
+
+
+def test_a_failure_while_writing_leaves_nothing_that_looks_whole(cohort, tmp_path, monkeypatch):
+    from daskglm.io import results
+
+    original, calls = results.write_image, []
+
+    def fail(image, path):
+        calls.append(path)
+        if len(calls) == 4:
+            raise OSError("no space left on device")
+        original(image, path)
+
+    monkeypatch.setattr(results, "write_image", fail)
+    status, text = group(cohort, tmp_path / "out", "--contrast", "age")
+    assert (status, "no space left" in text) == (2, True)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_debug_shows_the_traceback(cohort, tmp_path):
+    from daskglm.errors import ContrastError
+
+    with pytest.raises(ContrastError):
+        run("--debug", "group", *cohort.paths, "--participants", cohort.table_path, "--formula", "~ age",
+            "--contrast", "agee", "--output", tmp_path / "out")  # fmt: skip
+
+
+def test_help_fits_a_screen():
+    _, text = run("--help")
+    assert len(text.splitlines()) <= 24
+    assert all(command in text for command in ("convert", "group", "info", "demo"))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_demo_recovers_the_truth(tmp_path):
+    status, text = run("demo", "--output", tmp_path / "demo", "--subjects", 24)
+    assert status == 0
+    recovered = float(text.split("where it is strong: ")[1].split("%")[0])
+    assert 85 < recovered < 115
+    false = float(text.split("where there is none: ")[1].split("%")[0])
+    assert false < 0.6
+    picture = (tmp_path / "demo" / "demo.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(picture) > 20_000
+
+
+def test_import_is_light():
+    code = (
+        "import sys, time; t = time.perf_counter(); import daskglm; s = time.perf_counter() - t; "
+        "heavy = {'numpy', 'dask', 'xarray', 'zarr', 'pandas', 'sklearn', 'distributed'} & set(sys.modules); "
+        "assert not heavy, heavy; assert s < 1.5, s; assert 'SecondLevelModel' in dir(daskglm)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,111 @@
+"""Contrast expressions, against nilearn's evaluation of the same strings, and what must never run."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nilearn.glm.contrasts import expression_to_contrast_vector
+
+from daskglm.design.contrasts import contrast_matrix, parse_contrast
+from daskglm.errors import ContrastError
+
+COLUMNS = ["age", "sex", "iq"]
+
+
+def expressions() -> st.SearchStrategy[str]:
+    """Linear expressions of the columns, nested at random."""
+    number = st.sampled_from(["2", "0.5", "3.25", "1e1"])
+    name = st.sampled_from(COLUMNS)
+
+    def extend(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+        return st.one_of(
+            st.tuples(inner, st.sampled_from("+-"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
+            st.tuples(number, inner).map(lambda t: f"{t[0]} * {t[1]}"),
+            st.tuples(inner, number).map(lambda t: f"({t[0]}) / {t[1]}"),
+            inner.map(lambda text: f"-({text})"),
+        )
+
+    return st.recursive(name, extend, max_leaves=8)
+
+
+@given(expressions())
+def test_equals_nilearn(expression):
+    assert np.allclose(parse_contrast(expression, COLUMNS)[0], expression_to_contrast_vector(expression, COLUMNS))
+
+
+def test_names_with_other_signs():
+    columns = ["sex[T.M]", "my column", "a-b", "age"]
+    assert parse_contrast("sex[T.M]", columns).tolist() == [[1, 0, 0, 0]]
+    assert parse_contrast("my column", columns).tolist() == [[0, 1, 0, 0]]
+    assert parse_contrast("a-b", columns).tolist() == [[0, 0, 1, 0]]
+    assert parse_contrast("`a-b` - `my column` / 2 + age", columns).tolist() == [[0, -0.5, 1, 1]]
+    assert parse_contrast("sex[T.M], `a-b` - age", columns).tolist() == [[1, 0, 0, 0], [0, 0, 1, -1]]
+
+
+def test_terms_stand_for_their_columns():
+    columns, terms = ["x", "s[b]", "s[c]"], {"s": ["s[b]", "s[c]"], "z": ["x"]}
+    assert parse_contrast("s", columns, terms).tolist() == [[0, 1, 0], [0, 0, 1]]
+    assert parse_contrast("x, s", columns, terms).shape == (3, 3)
+    assert parse_contrast("2 * z", columns, terms).tolist() == [[2, 0, 0]]
+    with pytest.raises(ContrastError, match="several columns"):
+        parse_contrast("s - x", columns, terms)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "age + 1",
+        "age * age",
+        "1 / age",
+        "age / 0",
+        "age ** 2",
+        "age // 2",
+        "3",
+        "",
+        "age -",
+        "age, ",
+        "True * age",
+        "age if sex else iq",
+        "(age, sex)",
+        "nobody",
+        "`age",
+        "a" * 20_000,
+        "(" * 400 + "age" + ")" * 400,
+        "-" * 9_000 + "age",
+    ],
+)
+def test_what_is_not_linear_is_refused(expression):
+    with pytest.raises(ContrastError):
+        parse_contrast(expression, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "__import__('os').system('touch {0}')",
+        "age.to_csv('{0}')",
+        "@pd.io.common.os.system('touch {0}')",
+        "[open('{0}', 'w') for _ in [1]]",
+        "(lambda: open('{0}', 'w'))()",
+        "age.__class__",
+        'f\'{{open("{0}", "w")}}\'',
+        "(x := age)",
+    ],
+)
+def test_nothing_runs(tmp_path, attack):
+    target = tmp_path / "written"
+    with pytest.raises(ContrastError):
+        parse_contrast(attack.format(target), COLUMNS)
+    assert not target.exists()
+
+
+def test_weights():
+    definition = [[1, 0, 0], [0, 1, 0]]
+    assert contrast_matrix(definition, COLUMNS).tolist() == definition
+    assert contrast_matrix((0, 1, 0), COLUMNS).tolist() == [[0, 1, 0]]
+    assert contrast_matrix(["age", "sex - iq"], COLUMNS).tolist() == [[1, 0, 0], [0, 1, -1]]
+    with pytest.warns(UserWarning, match="2 weights and the design 3 columns"):
+        assert contrast_matrix([1, -1], COLUMNS).tolist() == [[1, -1, 0]]
+    for wrong in ([1, 2, 3, 4], [np.nan, 0, 1], [[0, 0, 0]], [], np.zeros((1, 1, 3)), object()):
+        with pytest.raises(ContrastError):
+            contrast_matrix(wrong, COLUMNS)
