@@ -7,7 +7,6 @@ interrupted the writing.
 
 import os
 import secrets
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,11 +48,17 @@ class Rows:
 
 
 def is_store(path: str) -> bool:
-    """Tell whether a path or URL names a Zarr group."""
-    return os.path.exists(os.path.join(path, "zarr.json")) if "://" not in path else ".zarr" in path
+    """Tell whether there is a Zarr group at a path or URL."""
+    if "://" not in path:
+        return os.path.exists(os.path.join(path, "zarr.json"))
+    try:
+        _open(path, "r")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        return False
+    return True
 
 
-def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any]) -> None:
+def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], overwrite: bool = False) -> None:
     """Create a store with no samples.
 
     Parameters
@@ -71,7 +76,7 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any]) -
         Where the folder exists or cannot be written.
     """
     try:
-        group = zarr.create_group(path)
+        group = zarr.create_group(path, overwrite="://" in path)
         group.attrs.update(
             {"format_version": FORMAT_VERSION, "space": space.attributes(), "finished": False, **attributes}
         )
@@ -262,14 +267,6 @@ def open_images(path: str) -> xr.Dataset:
         images = images.isel(sample=np.flatnonzero(named))
     check_images(images)
     return images
-
-
-def remove_store(path: str) -> None:
-    """Remove a store, if it is one of daskglm."""
-    group = _open(path, "r")
-    if "format_version" not in group.attrs:
-        raise OutputError(f"{path} is not a store of daskglm, so it is not overwritten; choose another --output")
-    shutil.rmtree(path)
 
 
 def _check_complete(path: str, group: zarr.Group) -> None:

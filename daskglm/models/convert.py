@@ -19,7 +19,6 @@ from daskglm.io.store import (
     create_store,
     finish_store,
     is_store,
-    remove_store,
     stored_samples,
     stored_space,
 )  # fmt: skip
@@ -107,10 +106,7 @@ def convert(
         raise ImageError(f"on_error is 'stop' or 'quarantine', but it is {on_error!r}")
     files = _named(images)
     table = None if participants is None else _participants(participants, list(files))
-    exists = is_store(output)
-    if exists and overwrite:
-        remove_store(output)
-        exists = False
+    exists = is_store(output) and not overwrite
     kept = _already_stored(output, files) if exists else []
     new = {name: path for name, path in files.items() if name not in set(kept)}
     options = Options(mask, missing, min_coverage, smoothing_fwhm)
@@ -122,7 +118,8 @@ def convert(
                 how,
                 space=mask_from_coverage(array_from_files(list(new.values()), headers, how), how, options),
             )
-        create_store(output, how.space, {"software": software(), "missing": missing, "smoothing_fwhm": smoothing_fwhm})
+        attributes = {"software": software(), "missing": missing, "smoothing_fwhm": smoothing_fwhm}
+        create_store(output, how.space, attributes, overwrite)
     result = Conversion(output, how.space.voxels.size, kept=kept, quarantined=quarantined)
     columns = {} if table is None else participant_columns(table.loc[list(new)])
     if new:
@@ -219,7 +216,8 @@ def _usable(
 
 def _report_quarantine(output: str, quarantined: Mapping[str, str], files: Mapping[str, str]) -> None:
     """Write quarantined.tsv beside the store, or remove the one of an earlier run."""
-    path = os.path.join(os.path.dirname(os.path.abspath(output)), "quarantined.tsv")
+    # Beside a local store; beside the working directory's other files for one behind a URL.
+    path = os.path.join("" if "://" in output else os.path.dirname(os.path.abspath(output)), "quarantined.tsv")
     if not quarantined:
         if os.path.exists(path):
             os.remove(path)

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 import daskglm
-from daskglm.errors import CorruptImageError, DesignError, ImageError, SpaceError, StoreError
+from daskglm.errors import CorruptImageError, DesignError, ImageError, OutputError, SpaceError, StoreError
 from daskglm.graph import convert as graph_convert
 from daskglm.io import store as store_module
 
@@ -201,3 +201,18 @@ def test_overwrite(cohort, tmp_path):
     result = daskglm.convert(cohort.paths[:4], path, mask=cohort.mask_img, overwrite=True)
     assert result.written == cohort.names[:4]
     assert daskglm.open_images(path).sizes["sample"] == 4
+
+
+def test_overwriting_is_not_destroying(cohort, tmp_path):
+    """What cannot be converted leaves the store that was there; what is no store of daskglm is left alone."""
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    Path(cohort.paths[2]).write_bytes(b"")
+    with pytest.raises(CorruptImageError):
+        daskglm.convert(cohort.paths, path, mask=cohort.mask_img, overwrite=True)
+    assert daskglm.open_images(path).sizes["sample"] == 12
+    foreign = tmp_path / "foreign.zarr"
+    xr.Dataset({"thesis": ("page", np.arange(3.0))}).to_zarr(foreign, consolidated=False)
+    with pytest.raises(OutputError, match="not a store of daskglm"):
+        daskglm.convert(cohort.paths[3:], str(foreign), mask=cohort.mask_img, overwrite=True)
+    assert xr.open_zarr(foreign, consolidated=False)["thesis"].size == 3
