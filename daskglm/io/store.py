@@ -69,14 +69,18 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], o
         Space of all images.
     attributes : mapping
         Further attributes: parameters and software versions.
+    overwrite : bool
+        Replace a store of daskglm that is there; anything else is left alone.
 
     Raises
     ------
     OutputError
-        Where the folder exists or cannot be written.
+        Where the folder holds something else or cannot be written.
     """
+    if overwrite and is_store(path) and "format_version" not in _open(path, "r").attrs:
+        raise OutputError(f"{path} is not a store of daskglm, so it is not overwritten; choose another --output")
     try:
-        group = zarr.create_group(path, overwrite="://" in path)
+        group = zarr.create_group(path, overwrite=overwrite and is_store(path))
         group.attrs.update(
             {"format_version": FORMAT_VERSION, "space": space.attributes(), "finished": False, **attributes}
         )
