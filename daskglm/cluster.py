@@ -1,7 +1,7 @@
 """A cluster to run on, by name, address or YAML file."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,23 @@ def connect(cluster: str) -> Iterator[Any]:
     Raises
     ------
     ClusterError
-        Where the configuration is absent or has unknown keys.
+        Where the configuration is absent or has unknown keys, or the cluster cannot be reached.
     """
+    configuration = _read(cluster)
+    with ExitStack() as stack:
+        try:
+            client = _start(configuration, stack)
+        except (OSError, TypeError, ValueError) as error:
+            raise ClusterError(f"cannot connect to the cluster {cluster!r}: {' '.join(str(error).split())}") from error
+        yield client
+
+
+def _start(configuration: dict[str, Any], stack: ExitStack) -> Any:
+    """A client of the cluster, which the stack closes."""
     from distributed import Client, LocalCluster
 
-    configuration = _read(cluster)
     if configuration["kind"] == "address":
-        with Client(configuration["address"]) as client:
-            yield client
-        return
+        return stack.enter_context(Client(configuration["address"], timeout="10s"))
     options = {
         "n_workers": configuration.get("workers"),
         "threads_per_worker": configuration.get("threads_per_worker", 1),
@@ -50,8 +58,7 @@ def connect(cluster: str) -> Iterator[Any]:
         "dashboard_address": configuration.get("dashboard_address", "127.0.0.1:0"),
         "host": "127.0.0.1",
     }
-    with LocalCluster(**options) as local, Client(local) as client:
-        yield client
+    return stack.enter_context(Client(stack.enter_context(LocalCluster(**options))))
 
 
 def _read(cluster: str) -> dict[str, Any]:
@@ -63,7 +70,10 @@ def _read(cluster: str) -> dict[str, Any]:
     path = Path(cluster)
     if not path.is_file():
         raise ClusterError(f"a cluster is 'local', a scheduler's address or a YAML file, but there is no {cluster!r}")
-    configuration = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        configuration = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError) as error:
+        raise ClusterError(f"cannot read {cluster}: {' '.join(str(error).split())}") from error
     if not isinstance(configuration, dict) or configuration.get("kind") not in ("local", "address"):
         raise ClusterError(f"{cluster} has a key kind, 'local' or 'address'; it holds {configuration!r}")
     unknown = sorted(set(configuration) - _KEYS)

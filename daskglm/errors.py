@@ -35,6 +35,10 @@ class StoreError(DaskGLMError, ValueError):
     """A Zarr store is incomplete, damaged or not a daskglm store."""
 
 
+class ParameterError(DaskGLMError, ValueError):
+    """A parameter has a value that it cannot have."""
+
+
 class OutputError(DaskGLMError, OSError):
     """An output folder cannot be written or already holds results."""
 
@@ -45,6 +49,17 @@ class MissingDependencyError(DaskGLMError, ImportError):
 
 def listing(items: Iterable[object], limit: int = 8) -> str:
     """Join items for a message, the first `limit` of them and a count of the rest.
+
+    Parameters
+    ----------
+    items : iterable
+        What to list.
+    limit : int
+        How many to name.
+
+    Returns
+    -------
+    str
 
     Examples
     --------

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from daskglm.errors import DaskGLMError
+from daskglm.errors import ContrastError, DaskGLMError
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
@@ -24,6 +24,14 @@ class _Group(click.Group):
                 raise
             click.echo(f"daskglm: {error}", err=True)
             ctx.exit(2)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            fault = " ".join(f"{type(error).__name__}: {error}".split())
+            click.echo(f"daskglm: unexpected error, please report it ({fault}); --debug shows where", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("daskglm: interrupted; the same command continues a conversion", err=True)
             ctx.exit(130)
@@ -137,8 +145,10 @@ def _named(definitions: tuple[str, ...]) -> dict[str, str]:
     """Name -> expression, of texts that are "name=expression" or an expression, its own name."""
     named: dict[str, str] = {}
     for text in definitions:
-        name, equals, expression = text.partition("=")
-        named[name.strip() if equals else text.strip()] = (expression if equals else text).strip()
+        name, equals, expression = (part.strip() for part in text.partition("="))
+        if name in named:
+            raise ContrastError(f"two contrasts are called {name!r}; name one of them: new_name=definition")
+        named[name] = expression if equals else name
     return named
 
 

@@ -1,7 +1,7 @@
 """Rows of tables matched to images, by subject."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,11 @@ _ID_COLUMNS = ("participant_id", "subject_label")
 
 
 def match_rows(
-    design_ids: Any, sample_ids: Sequence[str], ids_are_known: bool, table: str = "the design"
+    design_ids: Any,
+    sample_ids: Sequence[str],
+    ids_are_known: bool,
+    table: str = "the design",
+    also_allowed: Collection[str] = (),
 ) -> NDArray[np.intp] | None:
     """Positions of the rows of a table in the order of the samples.
 
@@ -29,6 +33,8 @@ def match_rows(
         those are taken by order.
     table : str
         What the table is, for messages.
+    also_allowed : collection of str
+        Subjects that the table may have besides.
 
     Returns
     -------
@@ -52,12 +58,14 @@ def match_rows(
         raise DesignError(
             f"{table} has one row a subject, but {listing(twice)} occur more than once; keep one row each"
         )
-    _check_same(rows, samples, list(design_ids), list(sample_ids), table)
+    _check_same(rows, samples, list(design_ids), list(sample_ids), table, {_bare(name) for name in also_allowed})
     position = {name: index for index, name in enumerate(rows)}
     return np.array([position[name] for name in samples], dtype=np.intp)
 
 
-def select_participants(participants: pd.DataFrame, sample_ids: Sequence[str]) -> pd.DataFrame:
+def select_participants(
+    participants: pd.DataFrame, sample_ids: Sequence[str], also_allowed: Collection[str] = ()
+) -> pd.DataFrame:
     """Rows of a participants table in the order of the samples.
 
     Parameters
@@ -66,6 +74,8 @@ def select_participants(participants: pd.DataFrame, sample_ids: Sequence[str]) -
         With a column participant_id or subject_label, or an index of ids.
     sample_ids : sequence of n str
         Names of the samples.
+    also_allowed : collection of str
+        Subjects that the table may have besides.
 
     Returns
     -------
@@ -86,14 +96,21 @@ def select_participants(participants: pd.DataFrame, sample_ids: Sequence[str]) -
         raise DesignError(
             f"a participants table has a column participant_id, but this one has {listing(participants.columns)}"
         )
-    rows = match_rows(table.index, sample_ids, True, "the participants table")
+    rows = match_rows(table.index, sample_ids, True, "the participants table", also_allowed)
     selected = table.iloc[rows]
     return selected.set_axis(pd.Index(list(sample_ids), name="participant_id"), axis=0)
 
 
-def _check_same(rows: list[str], samples: list[str], row_names: list[Any], sample_names: list[str], table: str) -> None:
+def _check_same(
+    rows: list[str],
+    samples: list[str],
+    row_names: list[Any],
+    sample_names: list[str],
+    table: str,
+    allowed: set[str],
+) -> None:
     """Raise where one side has ids that the other has not."""
-    have, want = set(rows), set(samples)
+    have, want = set(rows), set(samples) | allowed
     absent = [name for name, bare in zip(sample_names, samples, strict=True) if bare not in have]
     extra = [name for name, bare in zip(row_names, rows, strict=True) if bare not in want]
     if absent or extra:

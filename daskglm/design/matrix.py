@@ -102,7 +102,18 @@ def check_design(design: pd.DataFrame, n_samples: int, *, allow_rank_deficient: 
 
 
 def check_values(design: pd.DataFrame) -> None:
-    """Raise DesignError unless every column has a name of its own and finite numbers."""
+    """Raise DesignError unless every column has a name of its own and finite numbers.
+
+    Parameters
+    ----------
+    design : DataFrame
+        Design matrix.
+
+    Raises
+    ------
+    DesignError
+        Naming the columns, and the rows with missing values.
+    """
     repeated = list(dict.fromkeys(design.columns[design.columns.duplicated()]))
     if repeated:
         raise DesignError(f"columns of a design have different names, but {listing(repeated)} occur more than once")
@@ -119,7 +130,17 @@ def check_values(design: pd.DataFrame) -> None:
 
 
 def design_array(design: pd.DataFrame) -> NDArray[np.float64]:
-    """Values (n, p) of a design, float64."""
+    """Values (n, p) of a design, float64.
+
+    Parameters
+    ----------
+    design : (n, p) DataFrame
+        Numeric columns.
+
+    Returns
+    -------
+    (n, p) float64
+    """
     return design.to_numpy(dtype=np.float64)
 
 

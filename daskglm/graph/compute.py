@@ -1,14 +1,16 @@
 """Running a graph: on the active cluster, or on threads in this process."""
 
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 import dask
+import joblib
 from dask.callbacks import Callback
 from threadpoolctl import threadpool_limits
+
+from daskglm.errors import DaskGLMError, ParameterError, StoreError
 
 
 def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) -> tuple[Any, ...]:
@@ -20,8 +22,8 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
         What to compute.
     n_jobs : int or None
         Threads in this process when no ``distributed.Client`` is active and no scheduler is configured;
-        None or -1: all cores. BLAS runs on one thread meanwhile: threads times BLAS threads is at most the
-        number of cores.
+        None or -1: all cores, -2: all but one. BLAS runs on one thread meanwhile: threads times BLAS threads
+        is at most the number of cores.
     progress : str or None
         Show a progress bar under this name.
 
@@ -29,21 +31,40 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
     -------
     tuple
         The computed objects.
+
+    Raises
+    ------
+    StoreError
+        Where a chunk of a store fails its checksum.
     """
     configured = dask.base.get_scheduler() is not None
     with ExitStack() as stack:
         options: dict[str, Any] = {}
         if not configured:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             # Leaving the pool waits for its tasks: after an error or an interruption none goes on in the dark.
-            pool = stack.enter_context(ThreadPoolExecutor(cores if n_jobs in (None, -1) else n_jobs))
+            pool = stack.enter_context(ThreadPoolExecutor(_n_threads(n_jobs)))
             options = {"scheduler": "threads", "pool": pool}
             stack.enter_context(threadpool_limits(limits=1))
         if progress is not None:
             if _active_client() is not None:
                 return _compute_with_client(lazy, progress)
             stack.enter_context(_ProgressBar(progress))
-        return dask.compute(*lazy, **options)
+        try:
+            return dask.compute(*lazy, **options)
+        except ValueError as error:
+            if "checksum" in str(error) and not isinstance(error, DaskGLMError):  # zarr says no more than that
+                raise StoreError(
+                    f"a chunk of the store is damaged: {error}; restore the store, or convert its images again"
+                ) from error
+            raise
+
+
+def _n_threads(n_jobs: int | None) -> int:
+    """Number of threads, by joblib's rule."""
+    try:
+        return int(joblib.effective_n_jobs(-1 if n_jobs is None else n_jobs))
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"n_jobs is a number of threads, -1 for all cores, but it is {n_jobs!r}") from error
 
 
 def _active_client() -> Any:

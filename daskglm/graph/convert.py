@@ -7,12 +7,14 @@ from typing import Any
 
 import dask
 import numpy as np
+from numpy.typing import NDArray
 
 from daskglm.errors import DaskGLMError
 from daskglm.graph.compute import compute
 from daskglm.graph.images import Preparation, read_prepared
 from daskglm.io.nifti import checksum
-from daskglm.io.store import Rows, allocate, write_samples
+from daskglm.io.store import SAMPLES_PER_CHUNK, Rows, allocate, write_samples
+from daskglm.schema.datasets import SOURCE_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,7 @@ def write_files(
         One a task. The peak memory of a task is one chunk: 64 x V float32.
     """
     names, paths = list(files), list(files.values())
-    kinds = {
-        "source": np.array([""], dtype=object), "source_size": np.zeros(1, np.int64),
-        "source_crc32": np.zeros(1, np.int64),
-    }  # fmt: skip
+    kinds = {name: np.zeros(1, object if name == "source" else np.int64) for name in SOURCE_COLUMNS}
     shared = dask.delayed(how, pure=True)
     tasks, done = [], 0
     for target in allocate(store, len(names), {**columns, **kinds}):
@@ -74,6 +73,54 @@ def write_files(
         own = {name: values[part] for name, values in columns.items()}
         tasks.append(dask.delayed(_write_chunk)(store, target, names[part], paths[part], own, shared, on_error))
     return list(compute(*tasks, progress=progress))
+
+
+def count_coverage(
+    files: Mapping[str, str], how: Preparation, on_error: str
+) -> tuple[NDArray[np.int64], dict[str, str]]:
+    """Count the files in which each voxel is finite and not zero.
+
+    Parameters
+    ----------
+    files : mapping of str to str
+        Sample name to path.
+    how : Preparation
+        What happens to each image; V voxels.
+    on_error : {"stop", "quarantine"}
+        Raise at the first file that cannot be read, or leave it out and go on.
+
+    Returns
+    -------
+    counts : (V,) int64
+    faults : dict
+        Name of each sample left out, and why.
+
+    Raises
+    ------
+    ImageError
+        For "stop", naming the file.
+    """
+    names, shared = list(files), dask.delayed(how, pure=True)
+    parts = [names[start : start + SAMPLES_PER_CHUNK] for start in range(0, len(names), SAMPLES_PER_CHUNK)]
+    tasks = [dask.delayed(_count_chunk)({name: files[name] for name in part}, shared, on_error) for part in parts]
+    counted = compute(*tasks)
+    faults = {name: reason for _, found in counted for name, reason in found.items()}
+    return np.sum([counts for counts, _ in counted], axis=0), faults
+
+
+def _count_chunk(files: Mapping[str, str], how: Preparation, on_error: str) -> tuple[NDArray[np.int64], dict[str, str]]:
+    """Coverage of some files, one read after the other."""
+    counts, faults = np.zeros(how.space.voxels.size, np.int64), {}
+    for name, path in files.items():
+        try:
+            values = read_prepared(path, how)[0]
+        except DaskGLMError as error:
+            if on_error == "stop":
+                raise
+            faults[name] = str(error)
+        else:
+            counts += np.isfinite(values) & (values != 0)
+    return counts, faults
 
 
 def _write_chunk(
@@ -88,15 +135,16 @@ def _write_chunk(
     """Read the files of one chunk, verified, and write the chunk whole."""
     data = np.full((len(paths), how.space.voxels.size), np.nan, np.float32)
     written, faults = list(names), {}
-    sizes, checksums = np.zeros(len(paths), np.int64), np.zeros(len(paths), np.int64)
+    sources = {name: np.zeros(len(paths), np.int64) for name in SOURCE_COLUMNS[1:]}
     for index, (name, path) in enumerate(zip(names, paths, strict=True)):
         try:
             data[index] = read_prepared(path, how)[0]
-            sizes[index], checksums[index] = os.path.getsize(path), checksum(path)
+            state = os.stat(path)
+            for column, value in zip(sources.values(), (state.st_size, state.st_mtime_ns, checksum(path)), strict=True):
+                column[index] = value
         except (DaskGLMError, OSError) as error:
             if on_error == "stop":
                 raise
             written[index], faults[name] = "", str(error)
-    sources = {"source": np.array(paths, dtype=object), "source_size": sizes, "source_crc32": checksums}
-    write_samples(store, target, data, written, {**columns, **sources})
+    write_samples(store, target, data, written, {**columns, "source": np.array(paths, dtype=object), **sources})
     return Receipt([name for name in written if name], faults)

@@ -90,6 +90,24 @@ def coverage(data: da.Array) -> da.Array:
     return seen.sum(axis=0, split_every=_SUM_TOGETHER)
 
 
+def fewest(min_coverage: float, n_samples: int) -> int:
+    """Fewest observations of a voxel that is used.
+
+    Parameters
+    ----------
+    min_coverage : float
+        Fraction of the samples.
+    n_samples : int
+        Number of samples.
+
+    Returns
+    -------
+    int
+        At least one; 0.55 of 100 is 55, whatever floating point makes of it.
+    """
+    return max(1, int(np.ceil(min_coverage * n_samples - 1e-9)))
+
+
 def contrast_maps(fit: Fit, basis: Basis, contrasts: Mapping[str, tuple[Array, str]]) -> dict[str, ContrastMaps]:
     """Evaluate contrasts of one fit.
 

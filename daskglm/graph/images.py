@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.errors import CorruptImageError, MissingDependencyError, SpaceError
+from daskglm.errors import CorruptImageError, ImageError, MissingDependencyError, SpaceError
 from daskglm.io.nifti import NiftiHeader, read_header, read_values
 from daskglm.kernels.smoothing import smooth
 from daskglm.schema.space import VolumeSpace
@@ -50,10 +50,29 @@ def prepare(
 ) -> NDArray[Any]:
     """Take an image's values (m, X * Y * Z), in file order, to vectors (m, V).
 
+    Parameters
+    ----------
+    values : (m, X * Y * Z) array
+        Values in the order of the file, in image units.
+    shape : tuple of int
+        Grid.
+    affine : (4, 4) float64
+        Voxel indices to mm.
+    name : str
+        What the image is, for messages.
+    how : Preparation
+        What happens to it.
+
+    Returns
+    -------
+    (m, V) array
+
     Raises
     ------
     SpaceError
         Where the image is on another grid and none to resample to is given.
+    ImageError
+        Where it has no finite value.
     """
     space = how.space
     if how.target_affine is not None:
@@ -67,11 +86,33 @@ def prepare(
         values = np.take(values, space.voxels, axis=1)
     if how.missing_zero:
         values = np.where(values == 0, np.nan, values)
+    if not np.isfinite(values).any(axis=1).all():
+        raise ImageError(f"{name} has no finite value in the mask; restore the image, or leave it out")
     return values
 
 
 def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> NDArray[Any]:
-    """Read one file, verified, as vectors (m, V): one row a volume."""
+    """Read one file, verified, as vectors (m, V): one row a volume.
+
+    Parameters
+    ----------
+    path : str
+        A file.
+    how : Preparation
+        What happens to the image.
+    volumes : slice
+        Volumes of a 4-D file.
+
+    Returns
+    -------
+    (m, V) array
+        Float32 or float64, in image units.
+
+    Raises
+    ------
+    ImageError
+        Where the file is damaged, on another grid, or nowhere finite; it is named.
+    """
     header, values = read_values(path, volumes)
     return prepare(values, header.shape, header.affine, path, how)
 
@@ -93,21 +134,22 @@ def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHead
     faults : dict
         Path to what is wrong with it.
     """
-
-    def scan(path: str) -> tuple[NiftiHeader | None, Exception | None]:
-        try:
-            header = read_header(path)
-            if how.target_affine is None:
-                how.space.check_same_grid(header.shape, header.affine, path)
-            if len(header.shape) > 3 and len(paths) > 1:
-                raise SpaceError(f"several images are 3-D each, but {path} has shape {header.shape}; split it")
-        except (CorruptImageError, SpaceError) as error:
-            return None, error
-        return header, None
-
-    scanned = [scan(path) for path in paths]
+    scanned = [_scan(path, how, alone=len(paths) == 1) for path in paths]
     faults = {path: error for path, (_, error) in zip(paths, scanned, strict=True) if error is not None}
     return [header for header, _ in scanned], faults
+
+
+def _scan(path: str, how: Preparation, alone: bool) -> tuple[NiftiHeader | None, Exception | None]:
+    """The header of one file, or what is wrong with it."""
+    try:
+        header = read_header(path)
+        if how.target_affine is None:
+            how.space.check_same_grid(header.shape, header.affine, path)
+        if len(header.shape) > 3 and not alone:
+            raise SpaceError(f"several images are 3-D each, but {path} has shape {header.shape}; split it")
+    except (CorruptImageError, SpaceError) as error:
+        return None, error
+    return header, None
 
 
 def array_from_files(paths: Sequence[str], headers: Sequence[NiftiHeader], how: Preparation) -> da.Array:

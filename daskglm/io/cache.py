@@ -52,24 +52,61 @@ def kept(
 
 
 def file_states(paths: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of files: what tells whether one was changed."""
+    """Path, size and time of change of files: what tells whether one was changed.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Files.
+
+    Returns
+    -------
+    list of tuples
+        Absolute path, size in bytes and time of change in ns.
+    """
     states = [(os.path.abspath(path), os.stat(path)) for path in paths]
     return [(path, state.st_size, state.st_mtime_ns) for path, state in states]
 
 
 def save_arrays(path: str, arrays: Sequence[NDArray[Any]]) -> None:
-    """Write arrays to a .npz file."""
+    """Write arrays to a .npz file.
+
+    Parameters
+    ----------
+    path : str
+        A .npz file.
+    arrays : sequence of arrays
+        Of any shapes.
+    """
     np.savez(path, *arrays)
 
 
 def load_arrays(path: str) -> list[NDArray[Any]]:
-    """Read what :func:`save_arrays` wrote."""
+    """Read what :func:`save_arrays` wrote.
+
+    Parameters
+    ----------
+    path : str
+        A .npz file.
+
+    Returns
+    -------
+    list of arrays
+    """
     with np.load(path, allow_pickle=False) as file:
         return [file[f"arr_{index}"] for index in range(len(file.files))]
 
 
 def save_moments(path: str, moments: Sequence[Moments]) -> None:
-    """Write the moments of consecutive chunks of voxels to a .npz file."""
+    """Write the moments of consecutive chunks of voxels to a .npz file.
+
+    Parameters
+    ----------
+    path : str
+        A .npz file.
+    moments : sequence of Moments
+        One a chunk of voxels.
+    """
     arrays: dict[str, Any] = {}
     for index, item in enumerate(moments):
         arrays |= {f"{index}.{field}": getattr(item, field) for field in _FIELDS}
@@ -79,7 +116,17 @@ def save_moments(path: str, moments: Sequence[Moments]) -> None:
 
 
 def load_moments(path: str) -> list[Moments]:
-    """Read what :func:`save_moments` wrote."""
+    """Read what :func:`save_moments` wrote.
+
+    Parameters
+    ----------
+    path : str
+        A .npz file.
+
+    Returns
+    -------
+    list of Moments
+    """
     with np.load(path, allow_pickle=False) as file:
         count = len({name.split(".")[0] for name in file.files})
         return [

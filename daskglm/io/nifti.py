@@ -181,7 +181,17 @@ def read_mask(path: str) -> tuple[NiftiHeader, NDArray[np.bool_]]:
 
 
 def checksum(path: str) -> int:
-    """CRC-32 of the bytes of a file as they are on disk."""
+    """CRC-32 of the bytes of a file as they are on disk.
+
+    Parameters
+    ----------
+    path : str
+        A file.
+
+    Returns
+    -------
+    int
+    """
     value = 0
     with open(path, "rb") as file:
         while block := file.read(_READ_BYTES):

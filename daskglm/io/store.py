@@ -10,14 +10,14 @@ import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from daskglm.errors import OutputError, SpaceError, StoreError
+from daskglm.errors import OutputError, SpaceError, StoreError, listing
 from daskglm.schema.datasets import FORMAT_VERSION, check_images
 from daskglm.schema.space import VolumeSpace
 
@@ -26,6 +26,7 @@ SAMPLES_PER_CHUNK = 64
 VOXELS_PER_CHUNK = 16_384
 # Data read by one task at most, in bytes; a task holds this and its moments.
 _BLOCK_BYTES = 2**25
+_LABELS = ("sample", "voxel")
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,63 @@ class Rows:
 
 
 def is_store(path: str) -> bool:
-    """Tell whether there is a Zarr group at a path or URL."""
+    """Tell whether there is a Zarr group at a path or URL.
+
+    Parameters
+    ----------
+    path : str
+        Folder or URL.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    StoreError
+        Where the object store cannot be reached.
+    """
     if "://" not in path:
         return os.path.exists(os.path.join(path, "zarr.json"))
     try:
-        _open(path, "r")
+        zarr.open_group(path, mode="r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         return False
+    except Exception as error:  # every object store has its own
+        raise StoreError(f"cannot open {path}: {' '.join(str(error).split())}") from error
     return True
+
+
+def check_target(path: str, overwrite: bool) -> None:
+    """Raise, before any work, where a store cannot be written.
+
+    Parameters
+    ----------
+    path : str
+        Folder or URL.
+    overwrite : bool
+        Whether a store that is there is to be replaced.
+
+    Raises
+    ------
+    OutputError
+        Where there is something else than a store of daskglm, or, to be replaced, a store with other things in it.
+    """
+    if "://" in path:
+        return
+    held = os.listdir(path) if os.path.isdir(path) else []
+    if (os.path.exists(path) and not os.path.isdir(path)) or (held and "zarr.json" not in held):
+        raise OutputError(f"{path} holds other files and is no store; choose another --output")
+    if held:
+        group = _open(path, "r")
+        foreign = [
+            name for name in held if name != "zarr.json" and not os.path.isfile(os.path.join(path, name, "zarr.json"))
+        ]
+        if foreign or "format_version" not in group.attrs:
+            raise OutputError(
+                f"{path} is not a store of daskglm, or holds other files ({listing(foreign) or 'no format'}), "
+                f"so it is not {'overwritten' if overwrite else 'appended to'}; choose another --output"
+            )
 
 
 def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -70,15 +120,13 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], o
     attributes : mapping
         Further attributes: parameters and software versions.
     overwrite : bool
-        Replace a store of daskglm that is there; anything else is left alone.
+        Replace a store that is there, which :func:`check_target` accepted.
 
     Raises
     ------
     OutputError
-        Where the folder holds something else or cannot be written.
+        Where there is a store already, or it cannot be written.
     """
-    if overwrite and is_store(path) and "format_version" not in _open(path, "r").attrs:
-        raise OutputError(f"{path} is not a store of daskglm, so it is not overwritten; choose another --output")
     try:
         group = zarr.create_group(path, overwrite=overwrite and is_store(path))
         group.attrs.update(
@@ -96,14 +144,37 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], o
 
 
 def stored_space(path: str) -> tuple[VolumeSpace, dict[str, Any]]:
-    """Space and attributes of a store, finished or not."""
+    """Space and attributes of a store, finished or not.
+
+    Parameters
+    ----------
+    path : str
+        A store.
+
+    Returns
+    -------
+    tuple of VolumeSpace and dict
+    """
     group = _open(path, "r")
     attributes = dict(group.attrs)
     return VolumeSpace.from_attributes(attributes["space"], _array(group, "voxel")[:]), attributes
 
 
 def check_store(path: str, space: VolumeSpace) -> None:
-    """Raise SpaceError unless the images of a store are in a space."""
+    """Raise SpaceError unless the images of a store are in a space.
+
+    Parameters
+    ----------
+    path : str
+        A store.
+    space : VolumeSpace
+        Space of images to append.
+
+    Raises
+    ------
+    SpaceError
+        Naming what differs.
+    """
     stored, _ = stored_space(path)
     stored.check_same_grid(space.shape, space.affine, "an image to append")
     if not np.array_equal(stored.voxels, space.voxels):
@@ -113,15 +184,41 @@ def check_store(path: str, space: VolumeSpace) -> None:
         )
 
 
-def stored_samples(path: str) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """Names of the samples of a store (empty where not written) and its per-sample columns."""
-    group = _open(path, "r")
-    names = [str(name) for name in group["sample"][:]]
-    columns = {
-        name: array[:] for name, array in group.arrays()
-        if array.ndim == 1 and name not in ("sample", "voxel")
-    }  # fmt: skip
-    return names, columns
+@dataclass(frozen=True)
+class StoredSamples:
+    """What a store says of its samples, finished or not.
+
+    Attributes
+    ----------
+    names : list of n str
+        Names of the samples; empty where a row was not written.
+    columns : dict of str to (n,) array
+        Per-sample columns: of the participants table, and of the sources.
+    attributes : dict
+        Attributes of the store.
+    """
+
+    names: list[str]
+    columns: dict[str, NDArray[Any]]
+    attributes: dict[str, Any]
+
+    @classmethod
+    def of(cls, path: str) -> Self:
+        """Read them from the store at a path or URL.
+
+        Parameters
+        ----------
+        path : str
+            A store.
+
+        Returns
+        -------
+        StoredSamples
+        """
+        group = _open(path, "r")
+        names = [str(name) for name in _array(group, "sample")[:]]
+        columns = {name: array[:] for name, array in group.arrays() if array.ndim == 1 and name not in _LABELS}
+        return cls(names, columns, dict(group.attrs))
 
 
 def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> list[Rows]:
@@ -148,11 +245,15 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
     """
     group = _open(path, "r+")
     names = np.array([str(name) for name in group["sample"][:]], dtype=object)
-    stored = {name for name, array in group.arrays() if array.ndim == 1} - {"sample", "voxel"}
-    if stored and stored != set(columns):
+    stored = {name for name, array in group.arrays() if array.ndim == 1} - set(_LABELS)
+    kinds = {name: "numbers" if np.asarray(x).dtype.kind in "fiu" else "text" for name, x in columns.items()}
+    before = {name: "numbers" if _array(group, name).dtype.kind in "fiu" else "text" for name in stored}
+    if stored and before != kinds:
+        changed = sorted(name for name in before.keys() | kinds if before.get(name) != kinds.get(name))
         raise StoreError(
-            f"samples of one store have the same columns, but {path} has {sorted(stored)} and the new ones "
-            f"{sorted(columns)}; give --participants with the same columns"
+            f"samples of one store have the same columns of the same kind, but {listing(changed)} in {path} are "
+            f"{listing(str(before.get(name, 'absent')) for name in changed)} and now "
+            f"{listing(str(kinds.get(name, 'absent')) for name in changed)}; give --participants with the same columns"
         )
     free = np.flatnonzero(names == "")[:n_samples]
     rows = np.concatenate([free, np.arange(names.size, names.size + n_samples - free.size)]).astype(np.int64)
@@ -253,10 +354,7 @@ def open_images(path: str) -> xr.Dataset:
         Where the path is no store of daskglm, its conversion was not finished, or chunks are missing (Zarr
         reads those as NaN without a word).
     """
-    try:
-        group = _open(path, "r")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
-        raise StoreError(f"there is no Zarr store at {path}; make one with daskglm convert") from error
+    group = _open(path, "r")
     if group.attrs.get("format_version") != FORMAT_VERSION:
         raise StoreError(
             f"{path} is not a store of format {FORMAT_VERSION}, but of {group.attrs.get('format_version')}; "
@@ -282,13 +380,13 @@ def _check_complete(path: str, group: zarr.Group) -> None:
             f"the conversion to {path} was not finished ({len(names) - empty} of {len(names)} samples are "
             "complete); run the same convert command again and it continues"
         )
-    array = _array(group, "data")
-    expected = int(np.prod(array.cdata_shape))
-    if array.nchunks_initialized < expected:
-        raise StoreError(
-            f"{path} has {array.nchunks_initialized} of {expected} chunks of data: objects were lost after the "
-            "conversion; restore them, or convert again with --overwrite"
-        )
+    for name, array in group.arrays():
+        expected = int(np.prod(array.cdata_shape))
+        if array.nchunks_initialized < expected:
+            raise StoreError(
+                f"{path} has {array.nchunks_initialized} of {expected} chunks of {name}: objects were lost after the "
+                "conversion; restore them, or convert again with --overwrite"
+            )
 
 
 def _task_chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> dict[str, int]:
@@ -331,7 +429,12 @@ def _resize(group: zarr.Group, n_samples: int) -> None:
 
 def _open(path: str, mode: Literal["r", "r+"]) -> zarr.Group:
     """Open a group by the metadata of each array: the consolidated copy is stale while samples are added."""
-    return zarr.open_group(path, mode=mode, use_consolidated=False)
+    try:
+        return zarr.open_group(path, mode=mode, use_consolidated=False)
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
+        raise StoreError(f"there is no Zarr store at {path}; make one with daskglm convert") from error
+    except Exception as error:  # damaged metadata, and every object store, have errors of their own
+        raise StoreError(f"cannot open {path} as a store: {' '.join(str(error).split())}") from error
 
 
 def _array(group: zarr.Group, name: str) -> Any:

@@ -75,21 +75,22 @@ def f_contrast(fit: Fit, weights: Array) -> ContrastMaps:
     ContrastMaps
         With C = `weights`, e = C theta and A = C (X'WX)^-1 C': F = e' A^-1 e / (rank(A) sigma^2) on rank(A)
         and n - rank(X) degrees of freedom (nilearn divides by q, the same for independent rows);
-        effect_size = A^-1/2 e.
+        effect_size = A^-1/2 e. Rank and F are found with A scaled to a unit diagonal: they do not depend on the
+        units of the regressors.
     """
     effect = _effects(fit, weights)
-    root, rank = _inverse_root((weights @ unpack(fit.covariance) @ weights.T)[None])
-    whitened = root[0] @ effect
-    dimension = np.full(effect.shape[1], rank[0])
-    own = fit.incomplete
-    if own.size:
-        own_covariance = weights @ unpack(fit.covariance_incomplete) @ weights.T
-        root, dimension[own] = _inverse_root(own_covariance)
-        whitened[:, own] = np.einsum("vij,jv->iv", root, effect[:, own])
+    quadratic, whitened = np.empty(effect.shape[1]), np.empty_like(effect)
+    dimension = np.empty(effect.shape[1], dtype=np.intp)
+    complete = np.delete(np.arange(effect.shape[1]), fit.incomplete)
+    shared = (weights @ unpack(fit.covariance) @ weights.T)[None]
+    own = weights @ unpack(fit.covariance_incomplete) @ weights.T
+    for voxels, covariance in ((complete, shared), (fit.incomplete, own)):
+        parts = _whiten(effect[:, voxels], covariance)
+        quadratic[voxels], whitened[:, voxels], dimension[voxels] = parts
     variance = _blank(fit, weights, fit.residual_variance)
     whitened[:, np.isnan(variance)] = np.nan
     positive = np.where(variance > 0, variance, np.nan)
-    stat = np.einsum("ij,ij->j", whitened, whitened) / np.maximum(dimension, 1) / positive
+    stat = quadratic / np.maximum(dimension, 1) / positive
     freedom = fit.degrees_of_freedom
     p_value, z_score = f_p_value(stat, dimension, freedom), f_z_score(stat, dimension, freedom)
     return ContrastMaps(whitened, variance, stat, p_value, z_score)
@@ -125,17 +126,31 @@ def _effects(fit: Fit, weights: Array) -> Array:
 
 def _blank(fit: Fit, weights: Array, variance: Array) -> Array:
     """The variance, NaN at voxels whose remaining observations do not determine the contrast."""
-    outside = weights - weights @ fit.deficient_row_space
-    undetermined = (np.abs(outside) > 1e-6 * np.abs(weights).max()).any(axis=(1, 2))
     variance = variance.copy()
-    variance[fit.deficient[undetermined]] = np.nan
+    if _undetermined(weights, fit.row_space[None])[0]:
+        variance[np.delete(np.arange(variance.size), fit.incomplete)] = np.nan
+    variance[fit.deficient[_undetermined(weights, fit.deficient_row_space)]] = np.nan
     return variance
 
 
-def _inverse_root(covariance: Array) -> tuple[Array, NDArray[np.intp]]:
-    """Symmetric pseudo-inverse square roots of (m, q, q) and their ranks (m,)."""
+def _undetermined(weights: Array, row_space: Array) -> NDArray[np.bool_]:
+    """Tell which projections (m, r, r) on row spaces leave out part of a contrast (q, r)."""
+    outside = weights - weights @ row_space
+    left_out: NDArray[np.bool_] = (np.abs(outside) > 1e-6 * np.abs(weights).max()).any(axis=(1, 2))
+    return left_out
+
+
+def _whiten(effect: Array, covariance: Array) -> tuple[Array, Array, NDArray[np.intp]]:
+    """E' A^-1 e (m,), A^-1/2 e (q, m) and rank(A) (m,), of effects (q, m) and one A or m of them (., q, q)."""
+    diagonal = np.diagonal(covariance, axis1=-2, axis2=-1)
+    scale = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
+    values, vectors = np.linalg.eigh(covariance * scale[:, :, None] * scale[:, None, :])
+    kept = values > 1e-10
+    scaled = np.einsum("vji,jv->vi", vectors, effect * scale.T, optimize=True)
+    quadratic = np.sum(np.where(kept, scaled**2 / np.where(kept, values, 1.0), 0.0), axis=1)
+    rank = kept.sum(axis=1)
     values, vectors = np.linalg.eigh(covariance)
-    kept = values > 1e-11 * values[:, -1:]
-    kept &= values > 0
-    reciprocal = np.where(kept, 1.0 / np.sqrt(np.where(kept, values, 1.0)), 0.0)
-    return (vectors * reciprocal[:, None, :]) @ vectors.transpose(0, 2, 1), kept.sum(axis=1)
+    largest = np.arange(values.shape[1]) >= values.shape[1] - rank[:, None]
+    reciprocal = np.where(largest, 1.0 / np.sqrt(np.where(largest, values, 1.0)), 0.0)
+    root = (vectors * reciprocal[:, None, :]) @ vectors.transpose(0, 2, 1)
+    return quadratic, np.einsum("vij,jv->iv", root, effect, optimize=True), np.broadcast_to(rank, quadratic.shape)

@@ -75,6 +75,15 @@ class Moments:
 def pairs(rank: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row and column of each packed entry of a symmetric (rank, rank) matrix.
 
+    Parameters
+    ----------
+    rank : int
+        Number of columns r.
+
+    Returns
+    -------
+    two (r (r + 1) / 2,) int arrays
+
     Examples
     --------
     >>> rows, columns = pairs(2)
@@ -181,18 +190,38 @@ def rebase(moments: Moments, reference: Array) -> Moments:
     """
     if moments.constant is None or np.array_equal(moments.reference, reference):
         return moments
-    constant = moments.constant
     shift = np.where(moments.count > 0, moments.reference - reference, 0.0)
-    regressor_sums = unpack(moments.gram) @ constant
+    regressor_sums, weight_sums = constant_sums(moments)
     cross = moments.cross + regressor_sums[:, None] * shift
-    weight_sums = np.full(shift.shape, constant @ regressor_sums)
     own = moments.incomplete
     if own.size:
-        own_sums = unpack(moments.gram_incomplete) @ constant
+        own_sums = unpack(moments.gram_incomplete) @ moments.constant
         cross[:, own] = moments.cross[:, own] + own_sums.T * shift[own]
-        weight_sums[own] = own_sums @ constant
-    power = moments.power + shift * (2 * (constant @ moments.cross) + shift * weight_sums)
+    power = moments.power + shift * (2 * (moments.constant @ moments.cross) + shift * weight_sums)
     return replace(moments, cross=cross, power=power, reference=reference)
+
+
+def constant_sums(moments: Moments) -> tuple[Array, Array]:
+    """Sums of the regressors and of the weights alone.
+
+    Parameters
+    ----------
+    moments : Moments
+        Moments of V voxels.
+
+    Returns
+    -------
+    regressor_sums : (r,) float64
+        X'W1 = X'WX c, of voxels that miss nothing; zero where the constant is not in the span.
+    weight_sums : (V,) float64
+        1'W1 = c'X'WX c of each voxel.
+    """
+    constant = np.zeros(moments.cross.shape[0]) if moments.constant is None else moments.constant
+    regressor_sums = unpack(moments.gram) @ constant
+    weight_sums = np.full(moments.power.shape, constant @ regressor_sums)
+    if moments.incomplete.size:
+        weight_sums[moments.incomplete] = (unpack(moments.gram_incomplete) @ constant) @ constant
+    return regressor_sums, weight_sums
 
 
 def block_moments(
@@ -244,7 +273,7 @@ def block_moments(
             gram_incomplete[first:last] = own_weights.T @ products
             count[own] = np.count_nonzero(own_weights, axis=0)
         if constant is not None:
-            reference[part] = _centre(slab, slab_weights)
+            reference[part] = _centre(slab, slab_weights > 0 if last > first else None)
         weighted = slab_weights * slab
         cross[:, part] = design.T @ weighted
         power[part] = np.einsum("ij,ij->j", weighted, slab)
@@ -274,13 +303,11 @@ def _weights_of_slab(slab: Array, weights: Array) -> Array:
     return weights * seen
 
 
-def _centre(slab: Array, slab_weights: Array) -> Array:
-    """Subtract each voxel's mean over its observations, in place, and return the means."""
-    mean: Array
-    if slab_weights.shape[1] == 1:
-        mean = slab.mean(axis=0)
+def _centre(slab: Array, seen: NDArray[np.bool_] | None) -> Array:
+    """Subtract each voxel's mean over its observations (all of them for None), in place, and return the means."""
+    if seen is None:
+        mean: Array = slab.mean(axis=0)
     else:
-        seen = slab_weights > 0
         mean = np.where(seen, slab, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
     slab -= mean
     return mean

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.kernels.moments import Array, Moments, pack, unpack
+from daskglm.kernels.moments import Array, Moments, constant_sums, pack, unpack
 
 # Voxels solved together: (2048, 20, 20) float64 is 6.5 MB.
 _SOLVE_TOGETHER = 2048
@@ -32,6 +32,9 @@ class Fit:
         Observations of each voxel.
     covariance : (r (r + 1) / 2,) float64
         (X'WX)^-1, packed, of voxels that miss nothing; multiply by `residual_variance`.
+    row_space : (r, r) float64
+        The projection on the row space of X at those voxels: the identity, unless weights of zero take away a
+        whole group.
     incomplete : (k,) int64
         Voxels, ascending, with a covariance of their own.
     covariance_incomplete : (k, r (r + 1) / 2) float64
@@ -50,6 +53,7 @@ class Fit:
     degrees_of_freedom: Array
     count: NDArray[np.int64]
     covariance: Array
+    row_space: Array
     incomplete: NDArray[np.int64]
     covariance_incomplete: Array
     deficient: NDArray[np.int64]
@@ -74,7 +78,7 @@ def solve(moments: Moments, min_count: int = 1) -> Fit:
         the observations it has, and the rank of X in those (nilearn divides by n - p but tests with
         n - rank: equal at full rank).
     """
-    covariance, _, rank = _inverse(unpack(moments.gram)[None])
+    covariance, lost, rank = _inverse(unpack(moments.gram)[None])
     theta = covariance[0] @ moments.cross
     ranks = np.full(moments.power.shape, rank[0])
     own = moments.incomplete
@@ -95,6 +99,7 @@ def solve(moments: Moments, min_count: int = 1) -> Fit:
         degrees_of_freedom=np.maximum(moments.count - ranks, 0).astype(np.float64),
         count=moments.count,
         covariance=pack(covariance[0]),
+        row_space=lost[0] if len(lost) else np.eye(len(theta)),
         incomplete=own,
         covariance_incomplete=covariance_own,
         deficient=np.concatenate(deficient),
@@ -104,9 +109,12 @@ def solve(moments: Moments, min_count: int = 1) -> Fit:
 
 
 def _residual_variance(moments: Moments, theta: Array, ranks: NDArray[np.intp], min_count: int) -> Array:
-    """RSS / (n - rank); zero where RSS is rounding error of y'y, NaN where nothing is left to divide by."""
+    """RSS / (n - rank); zero where RSS is rounding error, NaN where nothing is left to divide by."""
     residual = moments.power - np.einsum("ij,ij->j", theta, moments.cross)
-    rounding = 8 * np.finfo(float).eps * np.sqrt(np.maximum(moments.count, 1)) * moments.power
+    eps = np.finfo(float).eps
+    # Rounding of the products, and of the images' own values about their reference.
+    rounding = 8 * eps * np.sqrt(np.maximum(moments.count, 1)) * moments.power
+    rounding += constant_sums(moments)[1] * (8 * eps * moments.reference) ** 2
     residual[residual <= rounding] = 0.0
     freedom = moments.count - ranks
     usable = (freedom > 0) & (moments.count >= min_count)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matching import match_rows
 from daskglm.design.matrix import check_design, design_array
-from daskglm.errors import ContrastError, DesignError, ImageError
-from daskglm.graph.glm import contrast_maps, solve_moments, sum_moments
+from daskglm.errors import ContrastError, DesignError, ParameterError
+from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis
 from daskglm.kernels.contrasts import coefficients
@@ -121,10 +121,15 @@ def label_fit(
     -------
     xarray.Dataset
         A fit dataset, lazy.
+
+    Raises
+    ------
+    ParameterError
+        Where `min_coverage` is no fraction.
     """
     if not 0 <= min_coverage <= 1:
-        raise ImageError(f"min_coverage is a fraction from 0 to 1, but it is {min_coverage}")
-    solution = solve_moments(moments, int(np.ceil(min_coverage * len(design))))
+        raise ParameterError(f"min_coverage is a fraction from 0 to 1, but it is {min_coverage}")
+    solution = solve_moments(moments, fewest(min_coverage, len(design)))
     chunks = lazy_array(images["data"]).chunks[1]
     columns = [str(name) for name in design.columns]
 

@@ -126,7 +126,8 @@ def group_analysis(
         "parameters": {
             "formula": formula,
             "contrasts": {
-                name: {"definition": text, "type": kinds.get(name, "t")} for name, text in definitions.items()
+                name: {"definition": text, "type": str(maps["stat_type"].sel(contrast=name).values)}
+                for name, text in definitions.items()
             },
             "mask": mask if isinstance(mask, (str, bool, type(None))) else "image",
             "missing": missing,

@@ -231,6 +231,11 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         dict
             Name to what :meth:`compute_contrast` returns.
+
+        Raises
+        ------
+        ContrastError
+            As :meth:`compute_contrast`.
         """
         if output_type not in (*OUTPUT_TYPES, "all"):
             raise ContrastError(f"output_type is one of {listing([*OUTPUT_TYPES, 'all'])}, but it is {output_type!r}")
@@ -248,7 +253,15 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def transform(self, second_level_input: Any = None) -> Any:
         """Coefficients of the fitted model: (n_regressors, n_voxels), in image units.
 
-        With ``set_output(transform="pandas")`` a DataFrame, one row a regressor.
+        Parameters
+        ----------
+        second_level_input : object
+            Not used: the coefficients are those of the images that were fitted.
+
+        Returns
+        -------
+        (p, V) array
+            With ``set_output(transform="pandas")`` a DataFrame, one row a regressor.
         """
         beta = self._fit_of(None)["beta"]
         container = getattr(self, "_sklearn_output_config", {}).get("transform", get_config()["transform_output"])
@@ -256,7 +269,17 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return pd.DataFrame(beta.values, index=beta["regressor"].values) if container == "pandas" else beta.values
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the voxels: their flat index into the grid."""
+        """Names of the voxels: their flat index into the grid.
+
+        Parameters
+        ----------
+        input_features : object
+            Not used.
+
+        Returns
+        -------
+        (V,) array of str
+        """
         check_is_fitted(self)
         return np.array([f"voxel-{index}" for index in self.space_.voxels], dtype=object)
 

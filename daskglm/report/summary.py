@@ -2,11 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from daskglm.models.convert import Conversion
 from daskglm.models.group import GroupResult
+from daskglm.schema.datasets import participants_of, sample_names, space_of
 
 
 def print_group(result: GroupResult, console: Console) -> None:
@@ -47,7 +49,9 @@ def print_conversion(result: Conversion, console: Console) -> None:
         Where to print.
     """
     if result.quarantined:
-        console.print(f"{len(result.quarantined)} images are LEFT OUT (see quarantined.tsv):", style="bold red")
+        console.print(
+            f"{len(result.quarantined)} images are LEFT OUT (see {result.list_of_quarantined}):", style="bold red"
+        )
         for name, reason in result.quarantined.items():
             console.print(f"  {name}: {reason}", markup=False)
     kept = f", {len(result.kept)} were there already" if result.kept else ""
@@ -57,7 +61,7 @@ def print_conversion(result: Conversion, console: Console) -> None:
     )
 
 
-def print_store(images: object, console: Console) -> None:
+def print_store(images: xr.Dataset, console: Console) -> None:
     """Print what a store holds.
 
     Parameters
@@ -67,12 +71,6 @@ def print_store(images: object, console: Console) -> None:
     console : rich.console.Console
         Where to print.
     """
-    import xarray as xr
-
-    from daskglm.schema.datasets import participants_of, sample_names, space_of
-
-    if not isinstance(images, xr.Dataset):
-        raise TypeError(f"an images dataset is due, not {type(images).__name__}")
     names, space, table = sample_names(images), space_of(images), participants_of(images)
     sizes = ", ".join(f"{size:.2f}" for size in np.linalg.norm(space.affine[:3, :3], axis=0))
     rows = [

@@ -24,7 +24,7 @@ from daskglm.schema.names import check_unique
 from daskglm.schema.space import VolumeSpace
 
 FORMAT_VERSION = 1
-SOURCE_COLUMNS = ("source", "source_size", "source_crc32")
+SOURCE_COLUMNS = ("source", "source_size", "source_mtime", "source_crc32")
 """Per-sample variables of a store that are not columns of the participants table."""
 
 
@@ -75,6 +75,8 @@ def check_images(images: xr.Dataset) -> None:
             "an images dataset has coordinates sample and voxel and an attribute space; "
             "make one with daskglm.convert, daskglm.open_images or daskglm.images_dataset"
         )
+    if (np.diff(images["voxel"].values) <= 0).any():
+        raise ImageError("voxels of an images dataset ascend, but these do not; the store is damaged, or was reordered")
     ids = sample_names(images)
     missing = sum(name == "" for name in ids)
     if missing:
@@ -86,17 +88,48 @@ def check_images(images: xr.Dataset) -> None:
 
 
 def sample_names(images: xr.Dataset) -> list[str]:
-    """Names of the samples of an images dataset."""
+    """Names of the samples of an images dataset.
+
+    Parameters
+    ----------
+    images : xarray.Dataset
+        An images dataset.
+
+    Returns
+    -------
+    list of str
+        One a sample; empty where a store has not written it.
+    """
     return [str(name) for name in images["sample"].values]
 
 
 def space_of(images: xr.Dataset) -> VolumeSpace:
-    """The space of an images dataset, or of a fit or maps made from one."""
+    """The space of an images dataset, or of a fit or maps made from one.
+
+    Parameters
+    ----------
+    images : xarray.Dataset
+        Images, fit or maps: what has a coordinate voxel and an attribute space.
+
+    Returns
+    -------
+    VolumeSpace
+    """
     return VolumeSpace.from_attributes(images.attrs["space"], images["voxel"].values)
 
 
 def participants_of(images: xr.Dataset) -> pd.DataFrame | None:
-    """The participants table inside an images dataset, indexed by sample; None where it has none."""
+    """The participants table inside an images dataset, indexed by sample; None where it has none.
+
+    Parameters
+    ----------
+    images : xarray.Dataset
+        An images dataset.
+
+    Returns
+    -------
+    DataFrame or None
+    """
     names = [
         name
         for name, variable in images.data_vars.items()
@@ -117,6 +150,16 @@ def _column(values: Any) -> Any:
 
 def participant_columns(participants: pd.DataFrame) -> dict[str, Any]:
     """Columns of a participants table as arrays a store can hold: float64 or text.
+
+    Parameters
+    ----------
+    participants : (n, k) DataFrame
+        One row a sample.
+
+    Returns
+    -------
+    dict of str to (n,) array
+        float64, or text with an empty string for a missing value.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """Names people give to things, made safe for file names and kept apart."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
@@ -78,6 +79,15 @@ def bids_labels(names: Iterable[str]) -> dict[str, str]:
 def stem(path: str) -> str:
     """File name without folders and image suffixes.
 
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+
+    Returns
+    -------
+    str
+
     Examples
     --------
     >>> stem("maps/sub-01_stat-z.nii.gz")
@@ -89,6 +99,15 @@ def stem(path: str) -> str:
 
 def subject_id(path: str) -> str | None:
     """The ``sub-<label>`` entity of a path: of the file name, else of the nearest folder.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+
+    Returns
+    -------
+    str or None
 
     Examples
     --------
@@ -117,7 +136,7 @@ def sample_ids(paths: Sequence[str]) -> list[str]:
     ImageError
         Where one file is given twice, or two files cannot be told apart by name.
     """
-    check_unique(list(paths), "the same image is given twice")
+    check_unique([path if "://" in path else os.path.realpath(path) for path in paths], "the same image is given twice")
     subjects = [subject_id(path) for path in paths]
     if None not in subjects and len(set(subjects)) == len(subjects):
         return [str(subject) for subject in subjects]
@@ -127,7 +146,20 @@ def sample_ids(paths: Sequence[str]) -> list[str]:
 
 
 def check_unique(names: Sequence[str], rule: str) -> None:
-    """Raise ImageError naming what occurs more than once."""
+    """Raise ImageError naming what occurs more than once.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names.
+    rule : str
+        What they have to be, for the message.
+
+    Raises
+    ------
+    ImageError
+        Naming those that occur more than once.
+    """
     seen: set[str] = set()
     twice = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
     if twice:

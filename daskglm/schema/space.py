@@ -71,14 +71,31 @@ class VolumeSpace:
 
     @classmethod
     def from_attributes(cls, attributes: dict[str, Any], voxels: NDArray[np.int64]) -> Self:
-        """Restore a space from what :meth:`attributes` gave and the voxel coordinate of its dataset."""
+        """Restore a space from what :meth:`attributes` gave and the voxel coordinate of its dataset.
+
+        Parameters
+        ----------
+        attributes : dict
+            From :meth:`attributes`.
+        voxels : (V,) int64
+            Flat Fortran-order indices.
+
+        Returns
+        -------
+        VolumeSpace
+        """
         x, y, z = (int(size) for size in attributes["shape"])
         affine = np.array(attributes["affine"], dtype=np.float64)
         header = base64.b64decode(attributes["header"])
         return cls((x, y, z), affine, np.asarray(voxels, dtype=np.int64), header)
 
     def attributes(self) -> dict[str, Any]:
-        """JSON-ready description, all but the voxels: those are the coordinate of a dataset."""
+        """JSON-ready description, all but the voxels: those are the coordinate of a dataset.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "kind": "volume",
             "shape": list(self.shape),
@@ -92,7 +109,12 @@ class VolumeSpace:
         return self._grid(np.ones(self.voxels.size, dtype=bool), False)
 
     def mask_image(self) -> Any:
-        """The analysed voxels as a ``Nifti1Image`` of 0 and 1 (uint8)."""
+        """The analysed voxels as a ``Nifti1Image`` of 0 and 1 (uint8).
+
+        Returns
+        -------
+        Nifti1Image
+        """
         return self._image(self.mask.astype(np.uint8))
 
     def to_image(self, values: NDArray[Any], outside: float = np.nan) -> Any:
@@ -115,11 +137,32 @@ class VolumeSpace:
         return self._image(np.stack([self._grid(row, outside) for row in values], axis=-1))
 
     def select(self, keep: NDArray[np.bool_]) -> "VolumeSpace":
-        """The space of some of the voxels, `keep` (V,) bool."""
+        """The space of some of the voxels, `keep` (V,) bool.
+
+        Parameters
+        ----------
+        keep : (V,) bool
+            Voxels to keep.
+
+        Returns
+        -------
+        VolumeSpace
+        """
         return VolumeSpace(self.shape, self.affine, self.voxels[keep], self.header)
 
     def coordinates(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Positions (k, 3) in mm of some voxels, given as positions (k,) in the vector."""
+        """Positions (k, 3) in mm of some voxels, given as positions (k,) in the vector.
+
+        Parameters
+        ----------
+        indices : (k,) int64
+            Positions in the vector of voxels.
+
+        Returns
+        -------
+        (k, 3) float64
+            In mm.
+        """
         grid = np.unravel_index(self.voxels[indices], self.shape, order="F")
         return np.stack(grid, axis=-1) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
@@ -147,8 +190,8 @@ class VolumeSpace:
             )
         if not np.allclose(affine, self.affine, atol=_AFFINE_TOLERANCE, rtol=0):
             raise SpaceError(
-                f"all images share one affine, but that of {name} is\n{np.round(affine, 4).tolist()}\nwhere\n"
-                f"{np.round(self.affine, 4).tolist()}\nis due; resample it, or give target_affine"
+                f"all images share one affine, but that of {name} is {np.round(affine, 4).tolist()} where "
+                f"{np.round(self.affine, 4).tolist()} is due; resample it, or give target_affine"
             )
 
     def _grid(self, values: NDArray[Any], outside: Any) -> NDArray[Any]:

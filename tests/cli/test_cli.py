@@ -96,6 +96,10 @@ ERRORS = {
     "unknown contrast": (["--contrast", "agee"], "Did you mean 'age'?"),
     "no contrast": ([], "give --contrast"),
     "colliding labels": (["--contrast", "age", "--contrast", "AGE=sex"], "both be written as 'contrast-AGE'"),
+    "one name twice": (["--contrast", "x=age", "--contrast", "x=sex"], "two contrasts are called 'x'"),
+    "negative smoothing": (["--contrast", "age", "--smoothing-fwhm", "-4"], "smoothing_fwhm"),
+    "smoothing by nan": (["--contrast", "age", "--smoothing-fwhm", "nan"], "smoothing_fwhm"),
+    "nobody there": (["--contrast", "age", "--cluster", "tcp://127.0.0.1:1"], "cannot connect to the cluster"),
     "t and F of one name": (["--contrast", "age", "--f-contrast", "age"], "both a t and an F"),
     "unknown column": (["--contrast", "age", "--formula", "~ age + sexx"], "Did you mean 'sex'?"),
     "dependent": (["--contrast", "age", "--formula", "~ age + I(2*age)"], "linearly dependent"),
@@ -169,6 +173,40 @@ def test_debug_shows_the_traceback(cohort, tmp_path):
     with pytest.raises(ContrastError):
         run("--debug", "group", *cohort.paths, "--participants", cohort.table_path, "--formula", "~ age",
             "--contrast", "agee", "--output", tmp_path / "out")  # fmt: skip
+
+
+def test_damaged_stores(cohort, tmp_path):
+    store = tmp_path / "cohort.zarr"
+    assert run("convert", *cohort.paths, "--output", store)[0] == 0
+    chunk = store / "data" / "c" / "0" / "0"
+    damaged = bytearray(chunk.read_bytes())
+    damaged[100] ^= 1
+    chunk.write_bytes(damaged)
+    model = [
+        "--participants",
+        cohort.table_path,
+        "--formula",
+        "~ age",
+        "--contrast",
+        "age",
+        "--output",
+        tmp_path / "out",
+    ]
+    status, text = run("group", store, *model)
+    assert (status, "chunk of the store is damaged" in text) == (2, True)
+    (store / "zarr.json").write_text("{")
+    status, text = run("info", store)
+    assert (status, text.startswith("daskglm: cannot open")) == (2, True)
+    (tmp_path / "broken.yaml").write_text("kind: [local\n")
+    status, text = run("group", *cohort.paths, *model, "--cluster", tmp_path / "broken.yaml")
+    assert (status, "cannot read" in text) == (2, True)
+
+
+def test_an_unexpected_error_is_one_line_too(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr("daskglm.models.group.find_peaks", lambda maps: 1 / 0)
+    status, text = group(cohort, tmp_path / "out", "--contrast", "age")
+    assert (status, len(text.strip().splitlines())) == (1, 1)
+    assert "ZeroDivisionError" in text
 
 
 def test_help_fits_a_screen():

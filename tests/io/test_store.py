@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,7 +148,7 @@ def test_quarantine(cohort, tmp_path, small_chunks):
         daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
     result = daskglm.convert(cohort.paths, path, mask=cohort.mask_img, on_error="quarantine")
     assert set(result.quarantined) == {"sub-06", "sub-10"}
-    listed = pd.read_csv(tmp_path / "quarantined.tsv", sep="\t")
+    listed = pd.read_csv(tmp_path / "cohort_quarantined.tsv", sep="\t")
     assert set(listed["sample"]) == {"sub-06", "sub-10"}
     images = daskglm.open_images(path)
     kept = [k for k in range(12) if k not in (5, 9)]
@@ -158,7 +159,7 @@ def test_quarantine(cohort, tmp_path, small_chunks):
         shutil.copy(cohort.paths[0], cohort.paths[k])
     daskglm.convert(cohort.paths, path, mask=cohort.mask_img, on_error="quarantine")
     assert daskglm.open_images(path).sizes["sample"] == 12
-    assert not (tmp_path / "quarantined.tsv").exists()
+    assert not (tmp_path / "cohort_quarantined.tsv").exists()
 
 
 def test_what_does_not_belong_is_refused(cohort, tmp_path):
@@ -171,7 +172,7 @@ def test_what_does_not_belong_is_refused(cohort, tmp_path):
     with pytest.raises(DesignError, match="sub-12"):
         daskglm.convert(cohort.paths, path, participants=cohort.table.iloc[:11])
     Path(cohort.paths[0]).write_bytes(Path(cohort.paths[0]).read_bytes() + bytes(1))
-    with pytest.raises(StoreError, match=r"another size.*--overwrite"):
+    with pytest.raises(StoreError, match=r"other contents.*--overwrite"):
         daskglm.convert(cohort.paths, path, participants=cohort.table)
     with pytest.raises(ImageError, match="twice"):
         daskglm.convert([cohort.paths[0]] * 2, str(tmp_path / "other.zarr"))
@@ -216,3 +217,115 @@ def test_overwriting_is_not_destroying(cohort, tmp_path):
     with pytest.raises(OutputError, match="not a store of daskglm"):
         daskglm.convert(cohort.paths[3:], str(foreign), mask=cohort.mask_img, overwrite=True)
     assert xr.open_zarr(foreign, consolidated=False)["thesis"].size == 3
+
+
+def test_a_folder_of_other_files_is_never_a_store(cohort):
+    """Converting into the folder of the images themselves, overwriting or not, leaves them alone."""
+    folder = str(cohort.folder)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="other files"):
+            daskglm.convert(cohort.paths, folder, mask=cohort.mask_img, overwrite=overwrite)
+    store = cohort.folder / "cohort.zarr"
+    daskglm.convert(cohort.paths, str(store), mask=cohort.mask_img)
+    shutil.copy(cohort.paths[0], store)
+    with pytest.raises(OutputError, match="sub-01"):
+        daskglm.convert(cohort.paths, store, mask=cohort.mask_img, overwrite=True)
+    assert all(Path(path).exists() for path in cohort.paths)
+
+
+def test_a_file_changed_in_place_is_noticed(cohort, tmp_path):
+    """Uncompressed images have the same size whatever is in them."""
+    paths = []
+    for index, values in enumerate(cohort.data[:4]):
+        paths.append(str(tmp_path / f"sub-{index}.nii"))
+        nib.Nifti1Image(values, cohort.mask_img.affine).to_filename(paths[-1])
+    store = str(tmp_path / "cohort.zarr")
+    daskglm.convert(paths, store, mask=cohort.mask_img)
+    os.utime(paths[1])  # touched, not changed
+    assert len(daskglm.convert(paths, store, mask=cohort.mask_img).kept) == 4
+    nib.Nifti1Image(cohort.data[2] + 100, cohort.mask_img.affine).to_filename(paths[2])
+    os.utime(paths[2], ns=(1, 1))
+    with pytest.raises(StoreError, match="sub-2 from a file with other contents"):
+        daskglm.convert(paths, store, mask=cohort.mask_img)
+
+
+def test_a_corrected_table_is_noticed(cohort, tmp_path):
+    store = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, store, mask=cohort.mask_img, participants=cohort.table)
+    corrected = cohort.table.assign(age=[99.0, *cohort.table["age"][1:]])
+    with pytest.raises(StoreError, match=r"'age' of sub-01 .*is not what the participants table says"):
+        daskglm.convert(cohort.paths, store, mask=cohort.mask_img, participants=corrected)
+    other = str(tmp_path / "other.zarr")
+    daskglm.convert(cohort.paths[:6], other, mask=cohort.mask_img, participants=cohort.table.iloc[:6])
+    as_text = cohort.table.assign(age="old").iloc[6:]
+    with pytest.raises(StoreError, match=r"age in .* are numbers and now text"):
+        daskglm.convert(cohort.paths[6:], other, mask=cohort.mask_img, participants=as_text)
+
+
+def test_new_files_with_the_whole_table(cohort, tmp_path):
+    """Appending: the table may have the subjects that the store has already."""
+    store = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths[:8], store, mask=cohort.mask_img, participants=cohort.table.iloc[:8])
+    result = daskglm.convert(cohort.paths[8:], store, mask=cohort.mask_img, participants=cohort.table)
+    assert result.written == cohort.names[8:]
+    images = daskglm.open_images(store)
+    assert np.array_equal(images["age"].values, cohort.table["age"])
+
+
+def test_quarantine_is_remembered_and_of_one_store(cohort, tmp_path):
+    stores = {name: str(tmp_path / f"{name}.zarr") for name in "ab"}
+    Path(cohort.paths[3]).write_bytes(b"")
+    daskglm.convert(cohort.paths[:6], stores["a"], mask=cohort.mask_img, on_error="quarantine")
+    daskglm.convert(cohort.paths[6:], stores["b"], mask=cohort.mask_img)
+    daskglm.convert(cohort.paths[6:], stores["a"], mask=cohort.mask_img)
+    listed = pd.read_csv(tmp_path / "a_quarantined.tsv", sep="\t")
+    assert listed["sample"].tolist() == ["sub-04"]
+    assert list(daskglm.open_images(stores["a"]).attrs["quarantined"]) == ["sub-04"]
+    assert not (tmp_path / "b_quarantined.tsv").exists()
+
+
+def test_quarantine_without_a_mask(cohort, tmp_path):
+    """The pass that finds the mask leaves damaged files out as well."""
+    damaged = bytearray(Path(cohort.paths[5]).read_bytes())
+    damaged[-300] ^= 4
+    Path(cohort.paths[5]).write_bytes(damaged)
+    result = daskglm.convert(cohort.paths, str(tmp_path / "cohort.zarr"), on_error="quarantine")
+    assert list(result.quarantined) == ["sub-06"]
+    assert len(result.written) == 11
+    assert result.n_voxels == cohort.mask.sum()
+
+
+def test_a_failed_append_leaves_the_store_usable(cohort, tmp_path):
+    store = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths[:6], store, mask=cohort.mask_img)
+    damaged = bytearray(Path(cohort.paths[8]).read_bytes())
+    damaged[-300] ^= 4
+    Path(cohort.paths[8]).write_bytes(damaged)
+    with pytest.raises(CorruptImageError, match="sub-09"):
+        daskglm.convert(cohort.paths, store, mask=cohort.mask_img)
+    images = daskglm.open_images(store)
+    assert [str(name) for name in images["sample"].values][:6] == cohort.names[:6]
+    assert np.array_equal(images["data"].values[:6], cohort.vectors[:6].astype(np.float32))
+
+
+def test_lost_labels_are_noticed(cohort, tmp_path):
+    store = tmp_path / "cohort.zarr"
+    daskglm.convert(cohort.paths, str(store), mask=cohort.mask_img)
+    shutil.rmtree(store / "voxel" / "c")
+    with pytest.raises(StoreError, match="chunks of voxel"):
+        daskglm.open_images(str(store))
+    with pytest.raises(ImageError, match="ascend"):
+        daskglm.SecondLevelModel().fit(xr.open_zarr(store), design_matrix=cohort.design)
+
+
+def test_smoothing_is_part_of_the_store(cohort, tmp_path):
+    store = str(tmp_path / "cohort.zarr")
+    for stop, fwhm in ((6, 4), (9, (4, 4, 4)), (12, [4.0, 4.0, 4.0])):
+        daskglm.convert(cohort.paths[:stop], store, mask=cohort.mask_img, smoothing_fwhm=fwhm)
+    with pytest.raises(StoreError, match="treated alike"):
+        daskglm.convert(cohort.paths, store, mask=cohort.mask_img)
+    model = daskglm.SecondLevelModel(mask_img=cohort.mask_img)
+    z = model.fit(store, design_matrix=cohort.design).compute_contrast("age")
+    smoothed = daskglm.SecondLevelModel(mask_img=cohort.mask_img, smoothing_fwhm=4)
+    expected = smoothed.fit(cohort.paths, design_matrix=cohort.design).compute_contrast("age")
+    assert np.allclose(np.asarray(z.dataobj), np.asarray(expected.dataobj), atol=1e-4)

@@ -152,3 +152,62 @@ def test_rank_does_not_depend_on_units(scale):
     assert orthonormal_basis(design).rank == 5
     assert orthonormal_basis(design).constant is not None
     assert orthonormal_basis(design[:, :4]).constant is None
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_f_does_not_depend_on_units(scale):
+    """Sex beside intracranial volume in cubic millimetres: their variances differ by a factor of 1e11."""
+    rng = np.random.default_rng(10)
+    icv = rng.normal(1.5e6, 4e5, 40)
+    design = np.column_stack([np.arange(40) % 2, icv * scale, np.ones(40)])
+    data = rng.standard_normal((40, 6)) + 2 * design[:, :1] + icv[:, None] * 1e-6
+    data[:5, 4:] = np.nan
+    basis, fit = fitted(design, data)
+    maps = f_contrast(fit, np.eye(3)[:2] @ basis.to_basis)
+    for voxel in range(6):
+        seen = np.isfinite(data[:, voxel])
+        unitless = np.column_stack([design[seen, 0], (icv[seen] - 1.5e6) / 4e5, np.ones(seen.sum())])
+        reference = sm.OLS(data[seen, voxel], unitless).fit().f_test(np.eye(3)[:2])
+        assert np.isclose(maps.stat[voxel], reference.fvalue, rtol=1e-7)
+
+
+@pytest.mark.parametrize("n", [9, 23, 53, 91])
+def test_constant_voxels_of_any_value_and_block(n):
+    """The rounding of a constant about its own mean is no variance."""
+    rng = np.random.default_rng(11)
+    data = np.tile(rng.standard_normal(4000) * 10.0 ** rng.integers(-3, 6, 4000), (n, 1))
+    basis = orthonormal_basis(np.ones((n, 1)))
+    columns = np.ones((n, 1)) @ basis.to_basis
+    for size in (1, 4, n):
+        moments = None
+        for start in range(0, n, size):
+            block = block_moments(data[start : start + size], columns[start : start + size], basis.constant)
+            moments = block if moments is None else moments + block
+        assert np.isnan(t_contrast(solve(moments), basis.to_basis[0]).stat).all()
+
+
+def test_weights_that_take_away_a_group():
+    """Zero weights by sample and by sample and voxel say the same: the difference is not determined."""
+    rng = np.random.default_rng(12)
+    design = np.repeat(np.eye(2), 8, axis=0)
+    data = rng.standard_normal((16, 3))
+    for weights in (design[:, 0], np.repeat(design[:, :1], 3, axis=1)):
+        basis = orthonormal_basis(design)
+        fit = solve(block_moments(data, design @ basis.to_basis, basis.constant, weights))
+        assert np.isnan(t_contrast(fit, np.array([-1.0, 1]) @ basis.to_basis).stat).all()
+        level = t_contrast(fit, np.array([1.0, 0]) @ basis.to_basis)
+        assert np.allclose(level.effect_size[0], data[:8].mean(axis=0))
+        assert (fit.degrees_of_freedom == 7).all()
+
+
+def test_one_voxel_alone_equals_one_among_others():
+    """A slab one voxel wide, with gaps, about a mean of a million."""
+    rng = np.random.default_rng(13)
+    design = np.column_stack([np.ones(200), rng.standard_normal(200)])
+    data = 1e6 + rng.standard_normal((200, 3))
+    data[::2, 0] = np.nan
+    basis = orthonormal_basis(design)
+    columns = design @ basis.to_basis
+    alone = solve(block_moments(data[:, :1], columns, basis.constant)).residual_variance[0]
+    among = solve(block_moments(data, columns, basis.constant)).residual_variance[0]
+    assert np.isclose(alone, among, rtol=1e-13)

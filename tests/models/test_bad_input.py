@@ -9,7 +9,15 @@ import pytest
 
 import daskglm
 from daskglm import SecondLevelModel
-from daskglm.errors import ContrastError, CorruptImageError, DaskGLMError, DesignError, ImageError, SpaceError
+from daskglm.errors import (
+    ContrastError,
+    CorruptImageError,
+    DaskGLMError,
+    DesignError,
+    ImageError,
+    ParameterError,
+    SpaceError,
+)
 
 
 def fit(cohort, paths=None, design=None, **options):
@@ -112,10 +120,25 @@ def test_the_same_image_twice(cohort):
 def test_nothing_finite_anywhere(cohort):
     for path in cohort.paths:
         rewrite(path, lambda d, a: (np.full_like(d, np.nan), a))
-    with pytest.raises(ImageError, match=r"no voxel .*best has 0 of 12"):
+    with pytest.raises(ImageError, match="has no finite value in the mask"):
         fit(cohort)
-    with pytest.raises(ImageError, match="no voxel is finite"):
+    with pytest.raises(ImageError, match="has no finite value in the mask"):
         fit(cohort, mask_img=None)
+
+
+def test_one_image_without_a_finite_value_is_named(cohort):
+    rewrite(cohort.paths[6], lambda d, a: (np.full_like(d, np.nan), a))
+    with pytest.raises(ImageError, match=r"sub-07.*no finite value"):
+        fit(cohort)
+
+
+def test_no_voxel_with_enough_images(gappy):
+    for index, path in enumerate(gappy.paths):
+        rewrite(path, lambda d, a, k=index: (np.where(np.arange(d.size).reshape(d.shape) % 12 == k, d, np.nan), a))
+    with pytest.raises(ImageError, match=r"no voxel .*best has 1 of 12"):
+        fit(gappy)
+    with pytest.raises(ImageError, match="no voxel is finite and non-zero in 50% of the 12 images"):
+        fit(gappy, mask_img=None)
 
 
 def test_masks(cohort, tmp_path):
@@ -177,12 +200,31 @@ def test_inputs_of_the_wrong_kind(cohort):
         fit(cohort, str(cohort.folder / "nothing*.nii"))
     with pytest.raises(DesignError, match="need a design"):
         SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths)
-    with pytest.raises(ImageError, match="'nan' or 'zero'"):
+    with pytest.raises(ParameterError, match="'nan' or 'zero'"):
         fit(cohort, missing="zeros")
-    with pytest.raises(ImageError, match="from 0 to 1"):
+    with pytest.raises(ParameterError, match="from 0 to 1"):
         fit(cohort, min_coverage=10)
     with pytest.raises(SpaceError, match="goes with target_affine"):
         fit(cohort, target_shape=(3, 3, 3))
+    for name, value in [
+        ("smoothing_fwhm", -4), ("smoothing_fwhm", np.nan), ("smoothing_fwhm", "fast"), ("smoothing_fwhm", (1, 2)),
+        ("target_affine", "x"), ("mask_img", 5), ("n_jobs", 0),
+    ]:  # fmt: skip
+        with pytest.raises(ParameterError, match=name):
+            fit(cohort, **{name: value})
+    with pytest.raises(ImageError, match="3-D or 4-D"):
+        fit(cohort, [nib.Nifti1Image(np.ones((3, 3)), np.eye(4))] * 1)
+    image = nib.load(cohort.paths[0])
+    with pytest.raises(ImageError, match="in memory is given twice"):
+        fit(cohort, [image] * 12)
+    with pytest.raises(ImageError, match="twice"):
+        fit(
+            cohort,
+            [
+                *cohort.paths[:11],
+                str(cohort.folder / "." / ".." / cohort.folder.name / "sub-01_stat-effect_statmap.nii.gz"),
+            ],
+        )
 
 
 def test_tables_of_images(cohort):
@@ -191,6 +233,11 @@ def test_tables_of_images(cohort):
         SecondLevelModel().fit(table.drop(columns="map_name"))
     with pytest.raises(ImageError, match="repeats: sub-01"):
         SecondLevelModel().fit(table.assign(subject_label=["sub-01", *cohort.names[:11]]))
+    with pytest.raises(ImageError, match="subject_label is text, but it has 0, 1"):
+        SecondLevelModel().fit(table.assign(subject_label=range(12)))
+    swapped = table.assign(effects_map_path=[cohort.paths[1], cohort.paths[0], *cohort.paths[2:]])
+    with pytest.raises(ImageError, match=r"pairs sub-01: .*sub-02"):
+        SecondLevelModel(mask_img=cohort.mask_img).fit(swapped)
     more = pd.concat([table, table.iloc[:11].assign(map_name="n")])
     with pytest.raises(ImageError, match="sub-12 lack 'n'"):
         SecondLevelModel(mask_img=cohort.mask_img).fit(more)

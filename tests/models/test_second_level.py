@@ -174,11 +174,15 @@ def test_every_input_gives_the_same(cohort, tmp_path, kind):
 @pytest.mark.filterwarnings("ignore:Attention. Design matrix is singular")  # nilearn's odd criterion
 def test_dataframe_is_sorted_as_in_nilearn(cohort):
     order = np.random.default_rng(1).permutation(12)
+    houses = []
+    for index, path in enumerate(reversed(cohort.paths)):
+        houses.append(str(cohort.folder / f"house_{index}.nii.gz"))
+        nib.load(path).to_filename(houses[-1])
     table = pd.DataFrame(
         {
             "subject_label": [cohort.names[k] for k in order] * 2,
             "map_name": ["faces"] * 12 + ["houses"] * 12,
-            "effects_map_path": [cohort.paths[k] for k in order] + [cohort.paths[k] for k in order[::-1]],
+            "effects_map_path": [cohort.paths[k] for k in order] + [houses[k] for k in order],
         }
     )
     confounds = pd.DataFrame({"subject_label": cohort.names, "age": cohort.table["age"]}).sample(frac=1, random_state=0)
@@ -377,3 +381,41 @@ def test_design_equals_nilearn(confounds):
         table = pd.DataFrame({"subject_label": list("abcd"), "age": [1.0, 5, 3, 2], "iq": [9.0, 7, 3, 4]})
     ours, theirs = daskglm.make_second_level_design_matrix(labels, table), nilearn_design(labels, table)
     pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_a_series_names_its_images(cohort):
+    design = cohort.design.set_index(pd.Index(cohort.names))
+    images = pd.Series([nib.load(path) for path in cohort.paths], index=cohort.names)
+    truth = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
+    model = SecondLevelModel(mask_img=cohort.mask_img).fit(images.iloc[::-1], design_matrix=design)
+    z, expected = (np.asarray(item.compute_contrast("age").dataobj) for item in (model, truth))
+    assert np.allclose(z, expected, atol=1e-12)
+
+
+def test_memory_tells_data_apart(cohort, tmp_path):
+    """Two stores of the same files, one smoothed, and a transformed dataset share a cache without sharing results."""
+    stores = {fwhm: str(tmp_path / f"{fwhm}.zarr") for fwhm in (None, 6)}
+    for fwhm, path in stores.items():
+        daskglm.convert(cohort.paths, path, mask=cohort.mask_img, smoothing_fwhm=fwhm)
+    opened = xr.open_zarr(stores[None])
+    inputs_of = {"plain": stores[None], "smooth": stores[6], "log": opened.assign(data=np.log(opened["data"] + 100))}
+    inputs_of["loaded"] = inputs_of["log"].load()
+    memory = str(tmp_path / "cache")
+    for name, given_input in inputs_of.items():
+        with_cache, again, without = (
+            np.asarray(
+                SecondLevelModel(memory=folder)
+                .fit(given_input, design_matrix=cohort.design)
+                .compute_contrast("age")
+                .dataobj
+            )
+            for folder in (memory, memory, None)
+        )
+        assert np.array_equal(with_cache, without), name
+        assert np.array_equal(again, without), name
+
+
+def test_coverage_of_a_round_fraction():
+    from daskglm.graph.glm import fewest
+
+    assert [fewest(0.55, 100), fewest(0.5, 5), fewest(0.0, 9), fewest(1.0, 9), fewest(0.07, 100)] == [55, 3, 1, 9, 7]
