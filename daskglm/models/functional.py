@@ -1,5 +1,6 @@
 """Labelled, lazy functions: images in, fit and maps out."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,14 +11,16 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.contrasts import contrast_matrix
-from daskglm.design.matching import match_rows
+from daskglm.design.formula import design_from_formula
+from daskglm.design.matching import match_rows, select_participants
 from daskglm.design.matrix import check_design, design_array
 from daskglm.errors import ContrastError, DesignError, ParameterError
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
+from daskglm.io.tables import read_table
 from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis
 from daskglm.kernels.contrasts import coefficients
-from daskglm.schema.datasets import check_images, sample_names, space_of
+from daskglm.schema.datasets import check_images, participants_of, sample_names, space_of
 
 OUTPUT_TYPES = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
 _MAPS = ("effect_variance", "stat", "p_value", "z_score")
@@ -65,6 +68,42 @@ def fit_glm(
     basis = orthonormal_basis(matrix)
     moments = sum_moments(lazy_array(images["data"]), basis, matrix, _check_weights(weights, images))
     return label_fit(moments, basis, design, images, min_coverage)
+
+
+def design_of_formula(formula: str, participants: Any, images: xr.Dataset) -> pd.DataFrame:
+    """Design of a formula, its rows matched to the samples by id.
+
+    Parameters
+    ----------
+    formula : str
+        "~ age + C(site)"; "~ 1" needs no table.
+    participants : DataFrame, path or None
+        Table with a column participant_id; None: the one that a store brings.
+    images : xarray.Dataset
+        Images dataset of n samples.
+
+    Returns
+    -------
+    (n, p) DataFrame
+
+    Raises
+    ------
+    DesignError
+        Where the formula or the table is wrong, or there is no table and the formula names columns.
+    """
+    table = read_table(participants) if isinstance(participants, (str, os.PathLike)) else participants
+    if table is None:
+        table = participants_of(images)
+    if table is not None:
+        return design_from_formula(formula, select_participants(table, sample_names(images)))
+    nobody = pd.DataFrame(index=pd.Index(sample_names(images), name="participant_id"))
+    try:
+        return design_from_formula(formula, nobody)
+    except DesignError as error:
+        raise DesignError(
+            f"formula {formula!r} needs a participants table; give --participants (confounds in Python), or convert "
+            "the images with it"
+        ) from error
 
 
 def match_design(design: pd.DataFrame, images: xr.Dataset, ids_are_known: bool = True) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """A whole group analysis: images and a table in, a folder of maps out."""
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,17 +10,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from daskglm.design.formula import design_from_formula
-from daskglm.design.matching import select_participants
-from daskglm.errors import ContrastError, DesignError, ImageError, listing
+from daskglm.errors import ContrastError, ImageError, listing
 from daskglm.graph.compute import compute
 from daskglm.inference.peaks import find_peaks
 from daskglm.io.provenance import software
 from daskglm.io.results import prepare_output, write_results
-from daskglm.io.tables import read_table
-from daskglm.models.functional import OUTPUT_TYPES, compute_contrasts, fit_glm, map_image
+from daskglm.models.functional import OUTPUT_TYPES, compute_contrasts, design_of_formula, fit_glm, map_image
 from daskglm.models.inputs import Options, load_images
-from daskglm.schema.datasets import participants_of, sample_names, space_of
+from daskglm.schema.datasets import sample_names, space_of
 from daskglm.schema.names import bids_labels
 
 _STAT_NAMES = {"effect_size": "effect", "effect_variance": "variance", "z_score": "z", "p_value": "p"}
@@ -109,7 +105,7 @@ def group_analysis(
     labels = bids_labels(definitions)
     prepare_output(output, overwrite)
     loaded = load_images(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs))
-    design = _design(formula, participants, loaded.images)
+    design = design_of_formula(formula, participants, loaded.images)
     lazy = fit_glm(loaded.images, design, min_coverage=min_coverage)
     # Misspelt and undetermined contrasts are refused here, before the pass.
     compute_contrasts(lazy, definitions, kinds)
@@ -152,16 +148,6 @@ def _all_contrasts(
     if not contrasts and not f_contrasts:
         raise ContrastError("a group analysis needs a contrast; give --contrast or --f-contrast")
     return {**contrasts, **f_contrasts}, dict.fromkeys(f_contrasts, "F")
-
-
-def _design(formula: str, participants: Any, images: xr.Dataset) -> pd.DataFrame:
-    """Design of a formula, in the order of the samples."""
-    table = read_table(participants) if isinstance(participants, (str, os.PathLike)) else participants
-    if table is None:
-        table = participants_of(images)
-    if table is None:
-        raise DesignError("a formula needs a participants table; give --participants, or convert with it")
-    return design_from_formula(formula, select_participants(table, sample_names(images)))
 
 
 def _images(maps: xr.Dataset, fit: xr.Dataset, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from daskglm.design.formula import design_from_formula
-from daskglm.design.matching import select_participants
 from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
 from daskglm.errors import ContrastError, DesignError, ImageError, listing
 from daskglm.graph.compute import compute
@@ -24,9 +22,16 @@ from daskglm.io.cache import kept, load_moments, save_moments
 from daskglm.io.tables import read_table
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.moments import Moments
-from daskglm.models.functional import OUTPUT_TYPES, compute_contrasts, label_fit, map_image, match_design
+from daskglm.models.functional import (
+    OUTPUT_TYPES,
+    compute_contrasts,
+    design_of_formula,
+    label_fit,
+    map_image,
+    match_design,
+)
 from daskglm.models.inputs import Loaded, Options, fingerprint, load_images, load_maps
-from daskglm.schema.datasets import participants_of, sample_names, space_of
+from daskglm.schema.datasets import sample_names, space_of
 
 
 class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -332,10 +337,7 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if design is not None and formula is not None:
             raise DesignError("a design comes from design_matrix or from formula; give one of them")
         if formula is not None:
-            participants = participants_of(loaded.images) if confounds is None else confounds
-            if participants is None:
-                raise DesignError("a formula needs a participants table: give it as confounds, or convert with one")
-            return design_from_formula(formula, select_participants(participants, sample_names(loaded.images)))
+            return design_of_formula(formula, confounds, loaded.images)
         if design is not None:
             return match_design(design, loaded.images, loaded.ids_are_known)
         if subjects is None:

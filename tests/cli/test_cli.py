@@ -67,6 +67,20 @@ def _z(output, label):
     return np.asarray(nib.load(output / f"contrast-{label}_stat-z_statmap.nii.gz").dataobj)
 
 
+@pytest.mark.parametrize("table", [True, False])
+def test_one_sample_test(cohort, tmp_path, table):
+    """The mean across subjects needs no table, but takes one."""
+    from scipy.stats import ttest_1samp
+
+    more = ["--participants", cohort.table_path] if table else []
+    status, text = run("group", *cohort.paths, *more, "--formula", "~ 1", "--contrast", "mean=intercept",
+                       "--output", tmp_path / "out")  # fmt: skip
+    assert status == 0, text
+    t = np.asarray(nib.load(tmp_path / "out" / "contrast-mean_stat-t_statmap.nii.gz").dataobj)
+    expected = ttest_1samp(cohort.data, 0, axis=0).statistic
+    assert np.allclose(t[cohort.mask], expected[cohort.mask])
+
+
 def test_store_by_command(cohort, tmp_path):
     store, outputs = tmp_path / "cohort.zarr", [tmp_path / "a", tmp_path / "b"]
     status, text = run("convert", cohort.folder / "*.nii.gz", "--participants", cohort.table_path, "--output", store)
