@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from daskglm.errors import ContrastError, listing
 
 Array = NDArray[np.float64]
-_QUOTED = re.compile(r"`([^`]*)`")
+# Numbers are matched so that the e of 1e5 is no name; text in backquotes is a name whatever it holds.
+_NAME = re.compile(r"`(?P<quoted>[^`]*)`|\d[\w.]*|(?P<bare>[^\W\d]\w*)")
 _MAX_LENGTH = 10_000
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
@@ -40,6 +42,8 @@ def contrast_matrix(definition: Any, columns: Sequence[str], terms: Mapping[str,
     ContrastError
         Where the contrast is malformed, names what the design has not, or has a null row.
     """
+    if isinstance(definition, (np.ndarray, pd.Index, pd.Series)):
+        definition = definition.tolist()
     if isinstance(definition, str):
         matrix = parse_contrast(definition, columns, terms)
     elif isinstance(definition, (list, tuple)) and definition and all(isinstance(row, str) for row in definition):
@@ -48,7 +52,7 @@ def contrast_matrix(definition: Any, columns: Sequence[str], terms: Mapping[str,
         matrix = _weights(definition, len(columns))
     null = [index for index, row in enumerate(matrix) if not row.any()]
     if null or not len(matrix):
-        raise ContrastError(f"a contrast compares something, but {definition!r} is null in row {listing(null)}")
+        raise ContrastError(f"a contrast compares something, but {_short(definition)} is null in row {listing(null)}")
     return matrix
 
 
@@ -84,16 +88,19 @@ def parse_contrast(expression: str, columns: Sequence[str], terms: Mapping[str, 
     """
     if len(expression) > _MAX_LENGTH:
         raise ContrastError(f"a contrast has up to {_MAX_LENGTH} characters, but this one has {len(expression)}")
+    if len(set(columns)) < len(columns):
+        raise ContrastError(f"the regressors of a contrast have different names, but these are {listing(columns, 30)}")
     units = dict(zip(columns, np.eye(len(columns)), strict=True))
     whole = expression.strip()
     if whole in units:
         return units[whole][None]
     rows: list[Array] = []
     for part in _split(whole):
-        if part in units:
-            rows.append(units[part])
-        elif terms and part in terms:
-            rows += [units[column] for column in terms[part]]
+        name = part[1:-1] if re.fullmatch(r"`[^`]*`", part) else part
+        if name in units:
+            rows.append(units[name])
+        elif terms and name in terms:
+            rows += [units[column] for column in terms[name]]
         else:
             rows.append(_parse_row(part, units, terms or {}))
     return np.array(rows)
@@ -114,29 +121,43 @@ def _split(expression: str) -> list[str]:
 
 def _parse_row(part: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[str]]) -> Array:
     """One row: the expression's syntax tree, walked."""
-    names: dict[str, str] = {}
+    names: list[str] = []
 
     def placeholder(match: re.Match[str]) -> str:
-        key = f"quoted{len(names)}_"
-        names[key] = match.group(1)
-        return key
+        name = match["quoted"] if match["bare"] is None else match["bare"]
+        if name is None:
+            return match.group()
+        names.append(name)
+        return f"_{len(names) - 1}"
 
-    def unit(name: str) -> Array:
-        return _unit(names.get(name, name), units, terms, part)
+    def unit(key: str) -> Array:
+        return _unit(names[int(key[1:])], units, terms, part)
 
     try:
-        tree = ast.parse(_QUOTED.sub(placeholder, part), mode="eval")
-        value = _value(tree.body, part, unit)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        # Every name becomes a placeholder: keywords, accents and quoted text are then all alike to Python.
+        code = _NAME.sub(placeholder, part)
+        if "#" in code:
+            raise SyntaxError("a comment")
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = _value(ast.parse(code, mode="eval").body, part, unit)
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         if isinstance(error, ContrastError):
             raise
         raise ContrastError(
-            f"contrast {part!r} is no expression of regressors; combine the names {listing(units)} with + - * / and "
-            "numbers, and put backquotes around a name with other signs in it"
+            f"contrast {_short(part)} is no expression of regressors; combine the names {listing(units)} with + - * / "
+            "and numbers, and put backquotes around a name with other signs in it"
         ) from error
     if isinstance(value, float):
-        raise ContrastError(f"contrast {part!r} is a number; name a regressor: {listing(units)}")
+        raise ContrastError(f"contrast {_short(part)} is a number; name a regressor: {listing(units)}")
+    if not np.isfinite(value).all():
+        raise ContrastError(f"weights of a contrast are finite, but those of {_short(part)} overflow")
     return value
+
+
+def _short(definition: Any) -> str:
+    """A definition for a message, cut where it is long."""
+    text = repr(definition)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _value(node: ast.expr, part: str, unit: Callable[[str], Array]) -> Array | float:
@@ -153,7 +174,9 @@ def _value(node: ast.expr, part: str, unit: Callable[[str], Array]) -> Array | f
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
             symbol = _OPERATORS[type(operator)]
             return _combine(_value(left, part, unit), symbol, _value(right, part, unit), part)
-    raise ContrastError(f"contrast {part!r} has something other than names, numbers, parentheses and + - * / in it")
+    raise ContrastError(
+        f"contrast {_short(part)} has something other than names, numbers, parentheses and + - * / in it"
+    )
 
 
 def _combine(left: Array | float, symbol: str, right: Array | float, part: str) -> Array | float:
@@ -165,10 +188,10 @@ def _combine(left: Array | float, symbol: str, right: Array | float, part: str) 
         return left * right
     if symbol == "/" and numbers[1]:
         if right == 0:
-            raise ContrastError(f"contrast {part!r} divides by zero")
+            raise ContrastError(f"contrast {_short(part)} divides by zero")
         return left / right
     what = "a regressor and a number" if symbol in "+-" else "what is not a number"
-    raise ContrastError(f"contrast {part!r} is not linear in the regressors: it has {symbol!r} between {what}")
+    raise ContrastError(f"contrast {_short(part)} is not linear in the regressors: it has {symbol!r} between {what}")
 
 
 def _unit(name: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[str]], part: str) -> Array:
@@ -179,12 +202,12 @@ def _unit(name: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[st
         if len(terms[name]) == 1:
             return units[terms[name][0]]
         raise ContrastError(
-            f"{name!r} in contrast {part!r} is a term of several columns {listing(terms[name])}; name one of them in "
+            f"{name!r} in contrast {_short(part)} is a term of several columns {listing(terms[name])}; name one of them in "
             "backquotes, or give the term alone as an F contrast"
         )
     near = difflib.get_close_matches(name, [*units, *terms], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ContrastError(f"no regressor {name!r} for contrast {part!r}.{hint} The design has {listing(units, 30)}")
+    raise ContrastError(f"no regressor {name!r} for contrast {_short(part)}.{hint} The design has {listing(units, 30)}")
 
 
 def _weights(definition: Any, n_columns: int) -> Array:
@@ -193,12 +216,12 @@ def _weights(definition: Any, n_columns: int) -> Array:
         matrix = np.atleast_2d(np.array(definition, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise ContrastError(
-            f"a contrast is an expression, a list of them, or weights (q, {n_columns}), but this is {definition!r}"
+            f"a contrast is an expression, a list of them, or weights (q, {n_columns}), but this is {_short(definition)}"
         ) from error
     if matrix.ndim != 2 or not 0 < matrix.shape[1] <= n_columns:
         raise ContrastError(f"weights of a contrast have shape (q, {n_columns}), but these have {matrix.shape}")
     if not np.isfinite(matrix).all():
-        raise ContrastError(f"weights of a contrast are finite, but these are {definition!r}")
+        raise ContrastError(f"weights of a contrast are finite, but these are {_short(definition)}")
     if matrix.shape[1] < n_columns:
         warnings.warn(
             f"the contrast has {matrix.shape[1]} weights and the design {n_columns} columns; the others get 0",

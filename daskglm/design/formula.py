@@ -4,6 +4,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,9 @@ _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<quoted>`[^`]+`)|(?P<number>\d+(\.\d*)?|\.\d+)|(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
     r"|(?P<operator>\*\*|[-+*/:^(),~=])"
 )
-_MAX_LENGTH, _MAX_POWER = 10_000, 9
+_MAX_LENGTH, _MAX_POWER, _MAX_PRODUCTS, _MAX_ARGUMENT = 10_000, 9, 20_000, 100
+# What formulaic sees instead of a column's name, which may hold quotes, braces or the name of a function.
+_ALIAS, _ALIASED = "daskglm_column_{}_", re.compile(r"`?daskglm_column_(\d+)_`?")
 
 
 def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +46,7 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
     ------
     DesignError
         Where the formula holds anything but names of columns, numbers, operators and the transforms above, or
-        a value that it uses is missing.
+        a value that it uses is missing, or one that it makes is not finite.
 
     Examples
     --------
@@ -51,8 +54,13 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
     >>> design_from_formula("~ age + sex", table).columns.tolist()
     ['intercept', 'age', 'sex[T.M]']
     """
-    used = check_formula(formula, [str(name) for name in participants.columns])
-    table = _plain(participants[used])
+    names = [str(name) for name in participants.columns]
+    tokens = _checked(formula, names)
+    used = _used(tokens)
+    repeated = [name for name in used if names.count(name) > 1]
+    if repeated:
+        raise DesignError(f"columns {listing(repeated)} of the table occur more than once; keep one of each")
+    table = _plain(participants.iloc[:, [names.index(name) for name in used]])
     for name, column in table.items():
         missing = participants.index[column.isna().to_numpy()]
         if len(missing):
@@ -60,24 +68,47 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
                 f"the formula uses {name!r}, which is missing for {listing(missing)}; fill it in, or drop those "
                 "subjects and their images"
             )
-    import formulaic
-
-    right = formula.strip().removeprefix("~")
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            matrix = formulaic.model_matrix(f"~ {right}", table, na_action="ignore", context={})
-    except Exception as error:  # formulaic raises errors of many kinds
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DesignError(f"formula {formula!r} cannot be evaluated: {reason}") from error
+    matrix = _evaluate(formula, tokens, table)
     design = pd.DataFrame(np.asarray(matrix, dtype=np.float64), index=participants.index)
-    design.columns = pd.Index(["intercept" if name == "Intercept" else str(name) for name in matrix.columns])
+    columns = [_restore(str(name), used) for name in matrix.columns]
+    design.columns = pd.Index(["intercept" if name == "Intercept" else name for name in columns])
     for name, column in design.items():
         wrong = design.index[~np.isfinite(column.to_numpy())]
         if len(wrong):
             raise DesignError(f"column {name!r} of formula {formula!r} is not finite for {listing(wrong)}")
-    design.attrs = {"terms": _terms(matrix, list(design.columns))}
+    design.attrs = {"terms": _terms(matrix.model_spec, list(design.columns), used)}
     return design
+
+
+def _evaluate(formula: str, tokens: list[tuple[str, str]], table: pd.DataFrame) -> Any:
+    """formulaic's model matrix of a checked formula, its columns under aliases."""
+    import formulaic
+
+    used = [str(name) for name in table.columns]
+    aliases = {name: _ALIAS.format(index) for index, name in enumerate(used)}
+    aliased = table.set_axis(list(aliases.values()), axis=1)
+    words = [aliases[text] if kind == "column" else text for kind, text in tokens]
+    # No blank before the parenthesis of a call: formulaic would take it for a group.
+    calls = [kind == "name" and after == "(" for (kind, _), after in zip(tokens, [*words[1:], ""], strict=True)]
+    code = "~ " + "".join(word + ("" if call else " ") for word, call in zip(words, calls, strict=True))
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            return formulaic.model_matrix(code, aliased, na_action="ignore", context={})
+    except Exception as error:  # formulaic raises errors of many kinds
+        reason = _restore(next(iter(str(error).splitlines()), type(error).__name__), used)
+        raise DesignError(f"formula {formula!r} cannot be evaluated: {reason}") from error
+
+
+def _restore(text: str, used: list[str]) -> str:
+    """Text of formulaic with the names of columns for their aliases, in backquotes where they are part of a call."""
+
+    def name(match: re.Match[str]) -> str:
+        original = used[int(match[1])]
+        inside = text.count("(", 0, match.start()) > text.count(")", 0, match.start())
+        return f"`{original}`" if inside and not original.isidentifier() else original
+
+    return _ALIASED.sub(name, text)
 
 
 def check_formula(formula: str, columns: Sequence[str]) -> list[str]:
@@ -100,6 +131,16 @@ def check_formula(formula: str, columns: Sequence[str]) -> list[str]:
     DesignError
         Naming what is not allowed, and where it stands.
     """
+    return _used(_checked(formula, columns))
+
+
+def _used(tokens: list[tuple[str, str]]) -> list[str]:
+    """Columns among the tokens, each once."""
+    return list(dict.fromkeys(text for kind, text in tokens if kind == "column"))
+
+
+def _checked(formula: str, columns: Sequence[str]) -> list[tuple[str, str]]:
+    """Kind and text of the right-hand side's tokens, all allowed; names of columns are of kind "column"."""
     if len(formula) > _MAX_LENGTH:
         raise DesignError(f"a formula has up to {_MAX_LENGTH} characters, but this one has {len(formula)}")
     tokens = list(_tokens(formula))
@@ -110,11 +151,10 @@ def check_formula(formula: str, columns: Sequence[str]) -> list[str]:
     if any(text == "~" for _, text in tokens):
         raise DesignError(f"a formula has a right-hand side only (the images are the left), but this is {formula!r}")
     _check_powers(tokens, formula)
-    used: dict[str, None] = {}
     for index, (kind, text) in enumerate(tokens):
         following = tokens[index + 1][1] if index + 1 < len(tokens) else ""
         if kind == "quoted":
-            used[_column(text.strip("`"), columns, formula)] = None
+            tokens[index] = ("column", _column(text.strip("`"), columns, formula))
         elif kind == "name" and following == "(":
             if text not in (*_FUNCTIONS, *_CODINGS):
                 raise DesignError(
@@ -123,10 +163,26 @@ def check_formula(formula: str, columns: Sequence[str]) -> list[str]:
         elif kind == "name" and following == "=" and text in _KEYWORDS:
             continue
         elif kind == "name" and text not in _CODINGS:
-            used[_column(text, columns, formula)] = None
-        elif text == "=" and tokens[index - 1][1] not in _KEYWORDS:
-            raise DesignError(f"'=' in formula {formula!r} follows {listing(_KEYWORDS)} only")
-    return list(used)
+            tokens[index] = ("column", _column(text, columns, formula))
+        elif text in (",", "="):
+            _check_argument(tokens, index, formula)
+    return tokens
+
+
+def _check_argument(tokens: list[tuple[str, str]], index: int, formula: str) -> None:
+    """Refuse arguments of transforms but codings and small numbers: bs(age, df=10**9) fills any memory."""
+    before, text = tokens[index - 1][1] if index else "", tokens[index][1]
+    (kind, value), (_, after) = [*tokens[index + 1 : index + 3], ("", ""), ("", "")][:2]
+    if text == "=" and before not in _KEYWORDS:
+        raise DesignError(f"'=' in formula {formula!r} follows {listing(_KEYWORDS)} only")
+    if text == "," and (value in _CODINGS or (value in _KEYWORDS and after == "=")):
+        return
+    bounded = before != "base"  # the base of a coding is a level, of any size
+    if kind != "number" or after not in (",", ")") or (bounded and float(value) > _MAX_ARGUMENT):
+        raise DesignError(
+            f"arguments of a transform are numbers up to {_MAX_ARGUMENT}, {listing(_KEYWORDS)} and a number, or "
+            f"{listing(_CODINGS)}, but {value!r} follows {text!r} in formula {formula!r}"
+        )
 
 
 def _tokens(formula: str) -> Iterator[tuple[str, str]]:
@@ -149,12 +205,33 @@ def _check_powers(tokens: list[tuple[str, str]], formula: str) -> None:
     for index, (_, text) in enumerate(tokens):
         if text not in ("**", "^"):
             continue
-        before = tokens[index - 1] if index else ("", "")
+        base = _group_before(tokens, index)
         after = tokens[index + 1 : index + 3]
         small = bool(after) and after[0][1].isdigit() and 1 <= int(after[0][1][:4]) <= _MAX_POWER
         chained = len(after) > 1 and after[1][1] in ("**", "^")
-        if not small or chained or before[0] == "number":
-            raise DesignError(f"powers in a formula are whole numbers from 1 to {_MAX_POWER}, but this is {formula!r}")
+        nested = any(token in ("**", "^") for _, token in base)
+        if not small or chained or nested or all(kind != "name" and kind != "quoted" for kind, _ in base):
+            raise DesignError(
+                f"powers in a formula are whole numbers from 1 to {_MAX_POWER} after a column or parentheses that hold "
+                f"no other power, but this is {formula!r}"
+            )
+        n_names = sum(kind in ("name", "quoted") for kind, _ in base)
+        if n_names ** int(after[0][1]) > _MAX_PRODUCTS:
+            raise DesignError(
+                f"a power in a formula makes up to {_MAX_PRODUCTS} products, but {n_names} names to the power "
+                f"{after[0][1]} in {formula!r} make more; take a smaller power"
+            )
+
+
+def _group_before(tokens: list[tuple[str, str]], index: int) -> list[tuple[str, str]]:
+    """The token before a position, or all of the parentheses that end there."""
+    depth, start = 0, index
+    while start > 0:
+        start -= 1
+        depth += (tokens[start][1] == ")") - (tokens[start][1] == "(")
+        if depth <= 0:
+            break
+    return tokens[start:index]
 
 
 def _column(name: str, columns: Sequence[str], formula: str) -> str:
@@ -170,6 +247,8 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
     """Columns as formulaic takes them: numbers as they are, everything else as text."""
     plain = {}
     for name, column in table.items():
+        if pd.api.types.is_complex_dtype(column):
+            raise DesignError(f"column {name!r} of the table has complex numbers; take their real part or size")
         if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
             ordered = isinstance(column.dtype, pd.CategoricalDtype)
             text = column if ordered else column.map(str, na_action="ignore").astype(object)
@@ -179,17 +258,17 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(plain, index=table.index)
 
 
-def _terms(matrix: object, columns: list[str]) -> dict[str, list[str]]:
+def _terms(spec: Any, columns: list[str], used: list[str]) -> dict[str, list[str]]:
     """Columns of each term; a variable that is used in one term only stands for it as well."""
-    spec = matrix.model_spec  # type: ignore[attr-defined]
-    terms = {str(term): [columns[index] for index in indices] for term, indices in spec.term_indices.items()}
+    restored = {_restore(str(term), used): positions for term, positions in spec.term_indices.items()}
+    terms = {term: [columns[index] for index in positions] for term, positions in restored.items()}
     if "1" in terms:
         terms["intercept"] = terms.pop("1")
     users: dict[str, list[str]] = {}
     for term, variables in spec.term_variables.items():
         for variable in variables:
-            users.setdefault(str(variable), []).append(str(term))
+            users.setdefault(_restore(str(variable), used), []).append(_restore(str(term), used))
     for variable, using in users.items():
-        if len(using) == 1 and variable not in (*_FUNCTIONS, *_CODINGS) and ":" not in using[0]:
+        if len(using) == 1 and variable in used and ":" not in using[0]:
             terms.setdefault(variable, terms[using[0]])
     return terms

@@ -44,7 +44,7 @@ def match_rows(
     Raises
     ------
     DesignError
-        Where an id occurs twice, or is in the table and not among the samples, or the other way round.
+        Where an id occurs twice in either, or is in the table and not among the samples, or the other way round.
     """
     if not all(isinstance(name, str) for name in design_ids):
         return None
@@ -58,6 +58,10 @@ def match_rows(
         raise DesignError(
             f"{table} has one row a subject, but {listing(twice)} occur more than once; keep one row each"
         )
+    of_samples = Counter(samples)
+    shared = [name for name, bare in zip(sample_ids, samples, strict=True) if of_samples[bare] > 1]
+    if shared:
+        raise DesignError(f"images have one subject each, but {listing(shared)} are the same one; name them apart")
     _check_same(rows, samples, list(design_ids), list(sample_ids), table, {_bare(name) for name in also_allowed})
     position = {name: index for index, name in enumerate(rows)}
     return np.array([position[name] for name in samples], dtype=np.intp)
@@ -88,6 +92,8 @@ def select_participants(
         Where there are no ids, or ids of one are not in the other.
     """
     column = next((name for name in _ID_COLUMNS if name in participants.columns), None)
+    if column is not None and list(participants.columns).count(column) > 1:
+        raise DesignError(f"a participants table has one column {column}, but this one has several; keep one")
     if column is not None:
         table = participants.set_index(participants[column].map(str)).drop(columns=column)
     elif len(participants) and all(isinstance(name, str) for name in participants.index):

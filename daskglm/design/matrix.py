@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from daskglm.errors import DesignError, listing
 from daskglm.kernels.basis import orthonormal_basis
 
+# Squares of what lies outside are zero or infinite in float64.
+_SMALLEST, _LARGEST = 1e-140, 1e140
+
 
 def make_second_level_design_matrix(
     subjects_label: Sequence[str], confounds: pd.DataFrame | None = None
@@ -31,13 +34,23 @@ def make_second_level_design_matrix(
     Raises
     ------
     DesignError
-        Where a subject has no row or several, or a value is missing.
+        Where a subject has no row or several, a value is missing (of any subject, as in nilearn), or a confound
+        is called intercept; where there are no subjects.
     """
+    if not len(subjects_label):
+        raise DesignError("a design has one row a subject, but there are no subjects; give their labels")
     if confounds is None:
         return pd.DataFrame({"intercept": np.ones(len(subjects_label))})
     if "subject_label" not in confounds.columns or confounds.shape[1] < 2:
         raise DesignError(
             f"confounds have a column subject_label and at least one other, but these have {listing(confounds.columns)}"
+        )
+    if "intercept" in confounds.columns:
+        raise DesignError("the design adds a column intercept, but the confounds have one; drop it from them")
+    missing = [str(name) for name, column in confounds.items() if column.isna().any()]
+    if missing:
+        raise DesignError(
+            f"confounds have no missing values, but {listing(missing)} have; fill them in, or drop the rows"
         )
     labels = [str(label) for label in subjects_label]
     table = confounds.set_index(confounds["subject_label"].map(str)).drop(columns="subject_label")
@@ -117,7 +130,8 @@ def check_values(design: pd.DataFrame) -> None:
     repeated = list(dict.fromkeys(design.columns[design.columns.duplicated()]))
     if repeated:
         raise DesignError(f"columns of a design have different names, but {listing(repeated)} occur more than once")
-    other = [str(name) for name, column in design.items() if not pd.api.types.is_numeric_dtype(column)]
+    numeric, is_complex = pd.api.types.is_numeric_dtype, pd.api.types.is_complex_dtype
+    other = [str(name) for name, column in design.items() if not numeric(column) or is_complex(column)]
     if other:
         raise DesignError(f"columns {listing(other)} of the design are not numeric; code them, or use a formula")
     for name, column in design.items():
@@ -126,6 +140,12 @@ def check_values(design: pd.DataFrame) -> None:
             raise DesignError(
                 f"a design has no missing values, but column {str(name)!r} has in rows {listing(missing)}; "
                 "fill them in, or drop those subjects and their images"
+            )
+        largest = np.abs(column.to_numpy(dtype=np.float64)).max(initial=0.0)
+        if largest and not _SMALLEST <= largest <= _LARGEST:
+            raise DesignError(
+                f"values of a design are between {_SMALLEST:g} and {_LARGEST:g} in size, but column {str(name)!r} has "
+                f"{largest:.3g} at most; change its unit"
             )
 
 
@@ -141,7 +161,7 @@ def design_array(design: pd.DataFrame) -> NDArray[np.float64]:
     -------
     (n, p) float64
     """
-    return design.to_numpy(dtype=np.float64)
+    return np.asarray(design.to_numpy(dtype=np.float64), dtype=np.float64)
 
 
 def _dependent(design: pd.DataFrame) -> str:

@@ -13,7 +13,8 @@ from daskglm.errors import DaskGLMError
 from daskglm.graph.compute import compute
 from daskglm.graph.images import Preparation, read_prepared
 from daskglm.io.nifti import checksum
-from daskglm.io.store import SAMPLES_PER_CHUNK, Rows, allocate, write_samples
+from daskglm.io.store import SAMPLES_PER_CHUNK
+from daskglm.io.store_writing import Rows, allocate, write_samples
 from daskglm.schema.datasets import SOURCE_COLUMNS
 
 

@@ -15,17 +15,11 @@ from daskglm.graph.convert import count_coverage, write_files
 from daskglm.graph.images import Preparation, scan_headers
 from daskglm.io.nifti import checksum, read_header
 from daskglm.io.provenance import software
-from daskglm.io.store import (
-    StoredSamples,
-    check_store,
-    check_target,
-    create_store,
-    finish_store,
-    is_store,
-    stored_space,
-)  # fmt: skip
+from daskglm.io.store import StoredSamples, check_store, check_target, is_store, stored_space
+from daskglm.io.store_writing import create_store, finish_store
 from daskglm.io.tables import read_table
-from daskglm.models.inputs import Options, checked, covered, expand, header_image, preparation
+from daskglm.models.inputs import expand
+from daskglm.models.options import Options, checked, covered, header_image, preparation
 from daskglm.schema.datasets import participant_columns
 from daskglm.schema.names import check_unique, stem, subject_id
 

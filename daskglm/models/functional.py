@@ -14,7 +14,7 @@ from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.formula import design_from_formula
 from daskglm.design.matching import match_rows, select_participants
 from daskglm.design.matrix import check_design, design_array
-from daskglm.errors import ContrastError, DesignError, ParameterError
+from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.io.tables import read_table
@@ -256,6 +256,29 @@ def compute_contrasts(
         },
         attrs={"space": fit.attrs["space"]},
     )
+
+
+def check_any_fitted(fit: xr.Dataset, of_what: str = "") -> None:
+    """Raise where no voxel at all could be fitted.
+
+    Parameters
+    ----------
+    fit : xarray.Dataset
+        Computed fit.
+    of_what : str
+        Which images, for the message.
+
+    Raises
+    ------
+    ImageError
+        With the number of images that the best voxel has.
+    """
+    if not np.isfinite(fit["residual_variance"].values).any():
+        best = int(fit["n"].values.max(initial=0))
+        raise ImageError(
+            f"no voxel{of_what} has enough observations: the best has {best} of {fit.attrs['n_samples']} images; "
+            "check that the images are finite, or lower min_coverage"
+        )
 
 
 def map_image(maps: xr.Dataset, contrast: str, kind: str) -> Any:

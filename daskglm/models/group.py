@@ -10,13 +10,21 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from daskglm.errors import ContrastError, ImageError, listing
+from daskglm.errors import ContrastError, listing
 from daskglm.graph.compute import compute
 from daskglm.inference.peaks import find_peaks
 from daskglm.io.provenance import software
 from daskglm.io.results import prepare_output, write_results
-from daskglm.models.functional import OUTPUT_TYPES, compute_contrasts, design_of_formula, fit_glm, map_image
-from daskglm.models.inputs import Options, load_images
+from daskglm.models.functional import (
+    OUTPUT_TYPES,
+    check_any_fitted,
+    compute_contrasts,
+    design_of_formula,
+    fit_glm,
+    map_image,
+)
+from daskglm.models.inputs import load_images
+from daskglm.models.options import Options
 from daskglm.schema.datasets import sample_names, space_of
 from daskglm.schema.names import bids_labels
 
@@ -110,8 +118,7 @@ def group_analysis(
     # Misspelt and undetermined contrasts are refused here, before the pass.
     compute_contrasts(lazy, definitions, kinds)
     (fit,) = compute(lazy, n_jobs=n_jobs, progress="Reading images" if progress else None)
-    if not np.isfinite(fit["residual_variance"].values).any():
-        raise ImageError("no voxel has enough finite observations; check the images, or lower min_coverage")
+    check_any_fitted(fit)
     (maps,) = compute(compute_contrasts(fit, definitions, kinds), n_jobs=n_jobs)
     peaks = find_peaks(maps)
     provenance = {

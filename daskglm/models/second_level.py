@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
-from daskglm.errors import ContrastError, DesignError, ImageError, listing
+from daskglm.errors import ContrastError, DesignError, listing
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import sum_moments
 from daskglm.graph.images import lazy_array
@@ -24,13 +24,15 @@ from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.moments import Moments
 from daskglm.models.functional import (
     OUTPUT_TYPES,
+    check_any_fitted,
     compute_contrasts,
     design_of_formula,
     label_fit,
     map_image,
     match_design,
 )
-from daskglm.models.inputs import Loaded, Options, fingerprint, load_images, load_maps
+from daskglm.models.inputs import Loaded, fingerprint, load_images, load_maps
+from daskglm.models.options import Options
 from daskglm.schema.datasets import sample_names, space_of
 
 
@@ -164,7 +166,7 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         computed = compute(*lazy.values(), n_jobs=self.n_jobs, progress=progress)
         self.fits_ = dict(zip(lazy, computed, strict=True))
         for name, item in self.fits_.items():
-            _check_any_fitted(name, item)
+            check_any_fitted(item, "" if name is None else f" of {name}")
         self.design_matrix_ = design
         self.second_level_input_, self.confounds_ = second_level_input, confounds
         self.space_ = space_of(first.images)
@@ -399,14 +401,3 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 def _table(given: Any) -> Any:
     """A table, read where a path is given."""
     return read_table(given) if isinstance(given, (str, os.PathLike)) else given
-
-
-def _check_any_fitted(name: Any, fit: xr.Dataset) -> None:
-    """Raise where no voxel at all could be fitted."""
-    if not np.isfinite(fit["residual_variance"].values).any():
-        best = int(fit["n"].values.max(initial=0))
-        maps = "" if name is None else f" of {name}"
-        raise ImageError(
-            f"no voxel{maps} has enough observations: the best has {best} of {fit.attrs['n_samples']} images; "
-            "check that the images are finite, or lower min_coverage"
-        )

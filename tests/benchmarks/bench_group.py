@@ -294,7 +294,7 @@ def make_cohort(folder: str, n: str, voxels: str) -> dict[str, float]:
     import nibabel as nib
     import numpy as np
 
-    from daskglm.io.store import allocate, create_store, finish_store, write_samples
+    from daskglm.io.store_writing import allocate, create_store, finish_store, write_samples
     from daskglm.schema.space import VolumeSpace
 
     side = int(np.ceil(int(voxels) ** (1 / 3)))

@@ -12,7 +12,8 @@ from daskglm.graph import images as graph_images
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import sum_moments
 from daskglm.kernels.basis import orthonormal_basis
-from daskglm.models.inputs import Options, load_images
+from daskglm.models.inputs import load_images
+from daskglm.models.options import Options
 
 
 def refuse(*_, **__):

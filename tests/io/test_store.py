@@ -15,13 +15,14 @@ import daskglm
 from daskglm.errors import CorruptImageError, DesignError, ImageError, OutputError, SpaceError, StoreError
 from daskglm.graph import convert as graph_convert
 from daskglm.io import store as store_module
+from daskglm.io import store_writing
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Several chunks along both axes with a dozen small images."""
-    monkeypatch.setattr(store_module, "SAMPLES_PER_CHUNK", 4)
-    monkeypatch.setattr(store_module, "VOXELS_PER_CHUNK", 40)
+    monkeypatch.setattr(store_writing, "SAMPLES_PER_CHUNK", 4)
+    monkeypatch.setattr(store_writing, "VOXELS_PER_CHUNK", 40)
 
 
 def test_opening_is_xarray_and_nothing_else(cohort, tmp_path, small_chunks):
@@ -99,17 +100,17 @@ def test_an_interruption_claims_nothing_and_continues(cohort, tmp_path, small_ch
 def test_data_before_names(cohort, tmp_path, small_chunks, monkeypatch):
     """Killed between the data of a chunk and its names: the samples are not claimed."""
     path = str(tmp_path / "cohort.zarr")
-    original = store_module._array
+    original = store_writing.array_of
 
     def no_names(group, name):
         if name == "sample" and group.store_path.read_only is False and group["sample"].shape[0] == 12:
             raise KeyboardInterrupt
         return original(group, name)
 
-    monkeypatch.setattr(store_module, "_array", no_names)
+    monkeypatch.setattr(store_writing, "array_of", no_names)
     with pytest.raises(KeyboardInterrupt):
         daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
-    monkeypatch.setattr(store_module, "_array", original)
+    monkeypatch.setattr(store_writing, "array_of", original)
     images = xr.open_zarr(path, consolidated=False)
     assert {str(name) for name in images["sample"].values} == {""}
     daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
