@@ -202,8 +202,8 @@ def _unit(name: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[st
         if len(terms[name]) == 1:
             return units[terms[name][0]]
         raise ContrastError(
-            f"{name!r} in contrast {_short(part)} is a term of several columns {listing(terms[name])}; name one of them in "
-            "backquotes, or give the term alone as an F contrast"
+            f"{name!r} in contrast {_short(part)} is a term of several columns {listing(terms[name])}; name one of "
+            "them in backquotes, or give the term alone as an F contrast"
         )
     near = difflib.get_close_matches(name, [*units, *terms], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -216,7 +216,8 @@ def _weights(definition: Any, n_columns: int) -> Array:
         matrix = np.atleast_2d(np.array(definition, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise ContrastError(
-            f"a contrast is an expression, a list of them, or weights (q, {n_columns}), but this is {_short(definition)}"
+            f"a contrast is an expression, a list of them, or weights (q, {n_columns}), but this is "
+            f"{_short(definition)}"
         ) from error
     if matrix.ndim != 2 or not 0 < matrix.shape[1] <= n_columns:
         raise ContrastError(f"weights of a contrast have shape (q, {n_columns}), but these have {matrix.shape}")

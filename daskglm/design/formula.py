@@ -81,7 +81,7 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
 
 
 def _evaluate(formula: str, tokens: list[tuple[str, str]], table: pd.DataFrame) -> Any:
-    """formulaic's model matrix of a checked formula, its columns under aliases."""
+    """Model matrix, by formulaic, of a checked formula, its columns under aliases."""
     import formulaic
 
     used = [str(name) for name in table.columns]

@@ -1,6 +1,7 @@
 """Contrast expressions, against nilearn's evaluation of the same strings, and what must never run."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +73,11 @@ def test_terms_stand_for_their_columns():
         "a" * 20_000,
         "(" * 400 + "age" + ")" * 400,
         "-" * 9_000 + "age",
+        "age # sex",
+        "1e999 * age",
+        "age * 1e308 * 1e308",
+        "9" * 5_000 + " * age",
+        "`age` - _0",
     ],
 )
 def test_what_is_not_linear_is_refused(expression):
@@ -109,3 +115,32 @@ def test_weights():
     for wrong in ([1, 2, 3, 4], [np.nan, 0, 1], [[0, 0, 0]], [], np.zeros((1, 1, 3)), object()):
         with pytest.raises(ContrastError):
             contrast_matrix(wrong, COLUMNS)
+
+
+def test_names_that_python_would_change():
+    columns = ["class", "µ", "_0", "ﬁ"]
+    assert parse_contrast("class - µ", columns).tolist() == [[1, -1, 0, 0]]
+    assert parse_contrast("2 * _0 - ﬁ", columns).tolist() == [[0, 0, 2, -1]]
+
+
+def test_quoted_term_and_repeated_columns():
+    terms = {"C(site)": ["s1", "s2"]}
+    assert parse_contrast("`C(site)`", ["s1", "s2"], terms).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(ContrastError, match="different names"):
+        parse_contrast("age", ["age", "age"])
+
+
+def test_arrays_of_names_and_caller_input():
+    assert contrast_matrix(np.array(["age", "sex"]), COLUMNS).tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert contrast_matrix(pd.Series([0, 1, 0]), COLUMNS).tolist() == [[0, 1, 0]]
+    weights = np.array([1.0, 0.0, 0.0])
+    contrast_matrix(weights, COLUMNS)[0, 0] = 5
+    assert weights.tolist() == [1, 0, 0]
+
+
+def test_messages():
+    with pytest.raises(ContrastError, match=r"Did you mean 'age'\?.*age, sex, iq"):
+        parse_contrast("agge", COLUMNS)
+    with pytest.raises(ContrastError) as caught:
+        parse_contrast("-" * 9_000 + "age", COLUMNS)
+    assert len(str(caught.value)) < 600

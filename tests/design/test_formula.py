@@ -93,6 +93,16 @@ ATTACKS = [
     "~ age ** 100000000",
     "~ poly(age, degree={0})",
     "~ eval(age)",
+    "~ bs(age, df=1000000000)",
+    "~ poly(age, 1000000000)",
+    "~ bs(age, df=99*99*99*99)",
+    "~ poly(age, (1000000000))",
+    "~ I((((2)**9)**9)**9)",
+    "~ (((age + sex)**9)**9)**9",
+    "~ (age + sex + site + `my score`)**9",
+    "~ np",
+    "~ age.__class__",
+    "~ I(age.__class__)",
 ]
 
 
@@ -124,3 +134,43 @@ def test_mistakes(formula, message):
 
 def test_used_columns():
     assert check_formula("~ poly(age, degree=2) + C(site):sex", list(TABLE.columns)) == ["age", "site", "sex"]
+
+
+@pytest.mark.parametrize(
+    "name", ["log", "C", "lambda", "True", "x\\", "a'", 'b"', "age.values", "{1}", "a b", "ä", "np"]
+)
+def test_columns_of_any_name(name):
+    table = pd.DataFrame({name: np.arange(1.0, 9.0)})
+    design = design_from_formula(f"~ `{name}` + log(`{name}`)", table)
+    assert design.columns[1] == name
+    assert np.array_equal(design[name], table[name])
+    assert np.allclose(design.iloc[:, 2], np.log(table[name]))
+    assert set(design.attrs["terms"]) == {"intercept", name, design.columns[2]}
+
+
+def test_names_of_columns_never_run(tmp_path):
+    target = tmp_path / "written"
+    names = ["x\\", f"{{np.savetxt('{target}', [1])#", "'+str(np.savetxt(1, 1))+'", "}", "\\"]
+    table = pd.DataFrame(np.random.default_rng(0).random((8, 5)), columns=names)
+    design = design_from_formula("~ " + " + ".join(f"`{name}` + I(`{name}`)" for name in names), table)
+    assert np.array_equal(design[names], table)
+    assert not target.exists()
+
+
+def test_columns_given_twice():
+    table = pd.concat([TABLE[["age", "sex"]], TABLE[["age"]]], axis=1)
+    assert design_from_formula("~ sex", table).shape == (24, 2)
+    with pytest.raises(DesignError, match="age of the table occur more than once"):
+        design_from_formula("~ age", table)
+
+
+def test_rows_with_one_label_and_integer_columns():
+    table = pd.DataFrame({0: [1.0, 2.0, 4.0], "age": [3.0, 5.0, 4.0]}, index=["a", "a", "b"])
+    design = design_from_formula("~ `0` + age", table)
+    assert list(design.index) == ["a", "a", "b"]
+    assert design["0"].tolist() == [1, 2, 4]
+
+
+def test_complex_numbers_are_refused():
+    with pytest.raises(DesignError, match="complex"):
+        design_from_formula("~ z", pd.DataFrame({"z": [1j, 2.0, 3.0]}))

@@ -28,6 +28,17 @@ def test_order_is_used_only_without_ids():
         match_rows(["map_1", "b"], ["map_1", "map_2"], False)
 
 
+def test_two_images_of_one_subject_are_refused():
+    with pytest.raises(DesignError, match="sub-1, 1 are the same one"):
+        match_rows(["sub-1"], ["sub-1", "1"], True)
+
+
+def test_two_columns_of_ids_are_refused():
+    table = pd.DataFrame([["a", "a"]], columns=["participant_id", "participant_id"])
+    with pytest.raises(DesignError, match="has several"):
+        select_participants(table, ["a"])
+
+
 def test_participants():
     table = pd.DataFrame({"participant_id": NAMES[::-1], "age": np.arange(9.0)})
     selected = select_participants(table, NAMES)

@@ -1,0 +1,95 @@
+"""Design matrices, against nilearn's, and what cannot be fitted."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nilearn.glm.first_level.design_matrix import make_second_level_design_matrix as of_nilearn
+
+from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
+from daskglm.errors import DesignError
+
+RANDOM = np.random.default_rng(0).normal(size=(6, 8))
+ONE, AGE = np.ones(6), RANDOM[:, 0]
+LABELS = [f"sub-{k}" for k in range(6)]
+
+
+@given(st.lists(st.sampled_from(LABELS), min_size=4, max_size=9))
+def test_equals_nilearn(labels):
+    confounds = pd.DataFrame({"age": AGE, "subject_label": LABELS, "dose": RANDOM[:, 1]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # few subjects: both warn of dependent columns
+        ours, theirs = make_second_level_design_matrix(labels, confounds), of_nilearn(labels, confounds)
+    pd.testing.assert_frame_equal(ours, theirs, check_index_type=False)
+
+
+def test_intercept_alone_equals_nilearn():
+    pd.testing.assert_frame_equal(make_second_level_design_matrix(LABELS), of_nilearn(LABELS), check_index_type=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "confounds", "message"),
+    [
+        (["a", "d"], {"subject_label": ["a", "b", "a"], "v": [1, 2, 3]}, r"a \(2\), d \(0\)"),
+        (["a"], {"subject_label": ["a", "b"], "v": [1, None]}, "no missing values, but v"),
+        (["a"], {"subject_label": ["a"], "intercept": [3]}, "intercept"),
+        (["a"], {"v": [3]}, "subject_label"),
+        (["a"], {"subject_label": ["a"], "v": ["x"]}, "v of the design are not numeric"),
+        ([], {"subject_label": ["a"], "v": [3]}, "no subjects"),
+    ],
+)
+def test_confounds_that_are_refused(labels, confounds, message):
+    with pytest.raises(DesignError, match=message):
+        make_second_level_design_matrix(labels, pd.DataFrame(confounds))
+
+
+def test_dependent_confounds_warn():
+    confounds = pd.DataFrame({"subject_label": LABELS, "a": AGE, "b": 2 * AGE + 1})
+    with pytest.warns(UserWarning, match="a, b, intercept.*linearly dependent"):
+        make_second_level_design_matrix(LABELS, confounds)
+
+
+@pytest.mark.parametrize(
+    ("columns", "n_samples", "message"),
+    [
+        ({"a": AGE}, 5, "6 rows and there are 5 images"),
+        ({"a": ["x"] * 6}, 6, "a of the design are not numeric"),
+        ({"a": AGE + 1j}, 6, "a of the design are not numeric"),
+        ({"a": np.where(ONE.cumsum() == 3, np.nan, AGE)}, 6, "'a' has in rows 2"),
+        ({"a": np.where(ONE.cumsum() == 3, np.inf, AGE)}, 6, "'a' has in rows 2"),
+        ({"a": AGE, "z": 0 * ONE}, 6, "z of the design are zero"),
+        ({"i": ONE, "j": 2 * ONE}, 6, "i, j of the design are all constant"),
+        ({"i": ONE, "c": RANDOM[:, 1], "a": AGE, "b": 2 * AGE + 1}, 6, "i, a, b of the design are linearly"),
+        ({str(k): RANDOM[:, k] for k in range(6)}, 6, "6 images and 6 columns"),
+        ({str(k): RANDOM[:, k] for k in range(8)}, 6, "6 images and 8 columns"),
+        ({"a": AGE * 1e200, "i": ONE}, 6, "change its unit"),
+        ({"a": AGE * 1e-200, "i": ONE}, 6, "change its unit"),
+    ],
+)
+def test_designs_that_are_refused(columns, n_samples, message):
+    with pytest.raises(DesignError, match=message):
+        check_design(pd.DataFrame(columns), n_samples)
+
+
+def test_shapes_that_are_refused():
+    with pytest.raises(DesignError, match="at least two images"):
+        check_design(pd.DataFrame({"i": [1.0]}), 1)
+    with pytest.raises(DesignError, match="at least one column"):
+        check_design(pd.DataFrame(index=range(6)), 6)
+    with pytest.raises(DesignError, match="a occur more than once"):
+        check_design(pd.DataFrame(RANDOM[:, :2], columns=["a", "a"]), 6)
+
+
+def test_units_do_not_matter_and_dependence_can_be_allowed():
+    assert check_design(pd.DataFrame({"i": ONE, "a": 1e-9 * AGE, "b": 1e9 * RANDOM[:, 1]}), 6) is None
+    dependent = pd.DataFrame({"i": ONE, "j": 2 * ONE, "a": AGE})
+    assert check_design(dependent, 6, allow_rank_deficient=True) is None
+
+
+def test_array_is_float64():
+    values = design_array(pd.DataFrame({"a": [1, 2], "b": [True, False]}))
+    assert values.dtype == np.float64
+    assert values.tolist() == [[1, 1], [2, 0]]
