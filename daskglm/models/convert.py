@@ -130,7 +130,7 @@ def convert(
             result.written += receipt.written
             result.quarantined |= receipt.faults
     except DaskGLMError:
-        if kept:
+        if any(stored.names):
             # What the store had before, and names, stays usable.
             finish_store(output, {})
         raise
