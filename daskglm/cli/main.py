@@ -41,13 +41,13 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="daskglm")
 def main(debug: bool) -> None:
-    r"""Voxel-wise linear models of large neuroimaging cohorts.
+    """Voxel-wise linear models of large neuroimaging cohorts.
 
     \b
-    daskglm demo                                              see it work
-    daskglm convert "maps/*.nii.gz" --participants participants.tsv --output cohort.zarr
-    daskglm group cohort.zarr --formula "~ age + sex" --contrast age --output out/
-    """
+    daskglm demo
+    daskglm convert "maps/*.nii.gz" --participants people.tsv --output all.zarr
+    daskglm group all.zarr --formula "~ age + sex" --contrast age --output out/
+    """  # noqa: D301 (click reads the backspace: do not rewrap)
 
 
 def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +75,9 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
               help="Stop at a file that cannot be used, or leave its subject out.")  # fmt: skip
 @_shared
 def convert(images: tuple[str, ...], output: str, cluster: str | None, quiet: bool, **options: Any) -> None:
-    """Convert IMAGES (one 3-D file a subject, or a quoted glob) to a Zarr store.
+    """Convert images to a Zarr store.
+
+    IMAGES are one 3-D file a subject, or a quoted glob.
 
     Given again with more files it appends; after an interruption it continues.
     """
@@ -104,7 +106,10 @@ def group(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Fit a model across subjects to IMAGES: a store, files, or a quoted glob."""
+    """Fit a model across subjects.
+
+    IMAGES are a store, files, or a quoted glob.
+    """
     from daskglm.models.group import group_analysis
     from daskglm.report.summary import print_group
 
@@ -130,7 +135,10 @@ def info(store: str) -> None:
 @click.option("--output", default="daskglm-demo", type=click.Path(), help="Folder for the cohort and the results.")
 @click.option("--subjects", default=36, type=click.IntRange(12), help="How many to simulate.")
 def demo(output: str, subjects: int) -> None:
-    """Simulate a cohort with a known effect and run the whole path on a local cluster."""
+    """Simulate a cohort and find its known effect.
+
+    The whole path, on a local cluster: images, Zarr store, maps and a picture.
+    """
     from daskglm.demo import run_demo
 
     run_demo(output, subjects, _console())

@@ -227,6 +227,8 @@ def test_help_fits_a_screen():
     _, text = run("--help")
     assert len(text.splitlines()) <= 24
     assert all(command in text for command in ("convert", "group", "info", "demo"))
+    assert any(line.strip() == "daskglm demo" for line in text.splitlines())
+    assert "..." not in text.split("Commands:")[1]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
