@@ -111,29 +111,6 @@ def _restore(text: str, used: list[str]) -> str:
     return _ALIASED.sub(name, text)
 
 
-def check_formula(formula: str, columns: Sequence[str]) -> list[str]:
-    """Check a formula against the allow-list.
-
-    Parameters
-    ----------
-    formula : str
-        Formula.
-    columns : sequence of str
-        Columns of the participants table.
-
-    Returns
-    -------
-    list of str
-        The columns that it uses.
-
-    Raises
-    ------
-    DesignError
-        Naming what is not allowed, and where it stands.
-    """
-    return _used(_checked(formula, columns))
-
-
 def _used(tokens: list[tuple[str, str]]) -> list[str]:
     """Columns among the tokens, each once."""
     return list(dict.fromkeys(text for kind, text in tokens if kind == "column"))

@@ -87,7 +87,7 @@ def prepare(
     if how.missing_zero:
         values = np.where(values == 0, np.nan, values)
     if not np.isfinite(values).any(axis=1).all():
-        raise ImageError(f"{name} has no finite value in the mask; restore the image, or leave it out")
+        raise ImageError(f"{name} has no finite value in the mask; restore the image or drop its subject")
     return values
 
 

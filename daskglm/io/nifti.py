@@ -301,5 +301,5 @@ def _faults(path: str) -> Iterator[None]:
         yield
     except (OSError, EOFError, _zlib.error, ValueError, HeaderDataError) as error:
         fault = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        remedy = "restore the file, or leave it out with on_error='quarantine'"
+        remedy = "restore the file or drop its subject (daskglm convert --on-error quarantine leaves such files out)"
         raise CorruptImageError(f"cannot read {path}: {fault}; {remedy}") from error

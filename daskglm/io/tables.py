@@ -36,6 +36,22 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise DesignError(f"cannot read the table {name}: {error}") from error
 
 
+def as_table(given: pd.DataFrame | str | os.PathLike[str] | None) -> pd.DataFrame | None:
+    """A table that may be given as a path.
+
+    Parameters
+    ----------
+    given : DataFrame, path or None
+        What a user gave.
+
+    Returns
+    -------
+    DataFrame or None
+        The file's table for a path, else what was given.
+    """
+    return read_table(given) if isinstance(given, (str, os.PathLike)) else given
+
+
 def _text_ids(name: str, separator: str) -> dict[str, Any]:
     """Ids stay text: 007 is no number."""
     columns = pd.read_csv(name, sep=separator, nrows=0).columns

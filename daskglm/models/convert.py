@@ -17,7 +17,7 @@ from daskglm.io.nifti import checksum, read_header
 from daskglm.io.provenance import software
 from daskglm.io.store import StoredSamples, check_store, check_target, is_store, stored_space
 from daskglm.io.store_writing import create_store, finish_store
-from daskglm.io.tables import read_table
+from daskglm.io.tables import as_table
 from daskglm.models.inputs import expand
 from daskglm.models.options import Options, checked, covered, header_image, preparation
 from daskglm.schema.datasets import participant_columns
@@ -151,9 +151,9 @@ def _named(images: str | Sequence[str]) -> dict[str, str]:
 
 def _participants(participants: Any, files: Mapping[str, str], stored: StoredSamples) -> pd.DataFrame | None:
     """Rows of the participants table of the given files, indexed by sample; those of stored samples may be more."""
-    if participants is None:
+    table = as_table(participants)
+    if table is None:
         return None
-    table = participants if isinstance(participants, pd.DataFrame) else read_table(participants)
     others = set(stored.names) - set(files) - {""}
     return select_participants(table, list(files), also_allowed=others)
 

@@ -1,6 +1,5 @@
 """Labelled, lazy functions: images in, fit and maps out."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from daskglm.design.matrix import check_design, design_array
 from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
-from daskglm.io.tables import read_table
+from daskglm.io.tables import as_table
 from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis
 from daskglm.kernels.contrasts import coefficients
 from daskglm.schema.datasets import check_images, participants_of, sample_names, space_of
@@ -91,7 +90,7 @@ def design_of_formula(formula: str, participants: Any, images: xr.Dataset) -> pd
     DesignError
         Where the formula or the table is wrong, or there is no table and the formula names columns.
     """
-    table = read_table(participants) if isinstance(participants, (str, os.PathLike)) else participants
+    table = as_table(participants)
     if table is None:
         table = participants_of(images)
     if table is not None:

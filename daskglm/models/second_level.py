@@ -19,7 +19,7 @@ from daskglm.graph.compute import compute
 from daskglm.graph.glm import sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.io.cache import kept, load_moments, save_moments
-from daskglm.io.tables import read_table
+from daskglm.io.tables import as_table
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.moments import Moments
 from daskglm.models.functional import (
@@ -158,7 +158,7 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             loaded = {None: load_images(second_level_input, self._options())}
         subjects = sample_names(next(iter(loaded.values())).images) if None not in loaded else None
         first = next(iter(loaded.values()))
-        design = self._design(first, subjects, _table(confounds), _table(design_matrix), formula)
+        design = self._design(first, subjects, as_table(confounds), as_table(design_matrix), formula)
         n_samples = first.images.sizes["sample"]
         check_design(design, n_samples, allow_rank_deficient=self.allow_rank_deficient)
         lazy = {name: self._lazy_fit(item, design) for name, item in loaded.items()}
@@ -396,8 +396,3 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._kept_images()
         predicted: NDArray[np.float64] = design_array(self.design_matrix_) @ self._fit_of(None)["beta"].values
         return predicted
-
-
-def _table(given: Any) -> Any:
-    """A table, read where a path is given."""
-    return read_table(given) if isinstance(given, (str, os.PathLike)) else given
