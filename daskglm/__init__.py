@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daskglm.cluster import connect as connect
+    from daskglm.design.first_level import check_design_matrix as check_design_matrix
+    from daskglm.design.first_level import make_first_level_design_matrix as make_first_level_design_matrix
     from daskglm.design.formula import design_from_formula as design_from_formula
     from daskglm.design.matrix import make_second_level_design_matrix as make_second_level_design_matrix
+    from daskglm.design.regressors import compute_regressor as compute_regressor
     from daskglm.errors import DaskGLMError as DaskGLMError
     from daskglm.inference.peaks import find_peaks as find_peaks
     from daskglm.io.store import open_images as open_images
     from daskglm.models.convert import convert as convert
+    from daskglm.models.first_level import FirstLevelModel as FirstLevelModel
+    from daskglm.models.fixed_effects import compute_fixed_effects as compute_fixed_effects
     from daskglm.models.functional import compute_contrasts as compute_contrasts
     from daskglm.models.functional import fit_glm as fit_glm
     from daskglm.models.group import group_analysis as group_analysis
@@ -22,6 +27,11 @@ if TYPE_CHECKING:
     from daskglm.schema.space import VolumeSpace as VolumeSpace
 
 _HOMES = {
+    "FirstLevelModel": "models.first_level",
+    "compute_fixed_effects": "models.fixed_effects",
+    "make_first_level_design_matrix": "design.first_level",
+    "check_design_matrix": "design.first_level",
+    "compute_regressor": "design.regressors",
     "DaskGLMError": "errors",
     "SecondLevelModel": "models.second_level",
     "VolumeSpace": "schema.space",

@@ -59,6 +59,22 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
             raise
 
 
+def n_workers(n_jobs: int | None = None) -> int:
+    """Number of tasks that run at the same time: threads of the active cluster, or of this process.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        Threads in this process, as for :func:`compute`.
+
+    Returns
+    -------
+    int
+    """
+    client = _active_client()
+    return _n_threads(n_jobs) if client is None else max(1, sum(client.nthreads().values()))
+
+
 def _n_threads(n_jobs: int | None) -> int:
     """Number of threads, by joblib's rule."""
     try:

@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskglm.kernels.moments import Moments
+from daskglm.kernels.noise import WhitenedFit
 
 _FIELDS = ("gram", "cross", "power", "count", "reference", "incomplete", "gram_incomplete")
+_RUN_FIELDS = (
+    "theta", "reference", "residual_variance", "degrees_of_freedom", "count", "coefficients", "labels", "gram", "pairs",
+    "r_square",
+)  # fmt: skip
 T = TypeVar("T")
 
 
@@ -95,6 +100,44 @@ def load_arrays(path: str) -> list[NDArray[Any]]:
     """
     with np.load(path, allow_pickle=False) as file:
         return [file[f"arr_{index}"] for index in range(len(file.files))]
+
+
+def save_runs(path: str, runs: Sequence[WhitenedFit]) -> None:
+    """Write the fits of consecutive chunks of voxels of runs to a .npz file.
+
+    Parameters
+    ----------
+    path : str
+        A .npz file.
+    runs : sequence of WhitenedFit
+        One a chunk of voxels.
+    """
+    arrays: dict[str, Any] = {}
+    for index, item in enumerate(runs):
+        arrays |= {f"{index}.{field}": getattr(item, field) for field in _RUN_FIELDS}
+        arrays[f"{index}.constant"] = np.empty(0) if item.constant is None else item.constant
+    np.savez(path, **arrays)
+
+
+def load_runs(path: str) -> list[WhitenedFit]:
+    """Read what :func:`save_runs` wrote.
+
+    Parameters
+    ----------
+    path : str
+        A .npz file.
+
+    Returns
+    -------
+    list of WhitenedFit
+    """
+    with np.load(path, allow_pickle=False) as file:
+        count = len({name.split(".")[0] for name in file.files})
+        items = [{name: file[f"{index}.{name}"] for name in (*_RUN_FIELDS, "constant")} for index in range(count)]
+    for item in items:
+        item["constant"] = item["constant"] if item["constant"].size else None
+        item["pairs"] = tuple((int(i), int(j)) for i, j in item["pairs"])
+    return [WhitenedFit(**item) for item in items]
 
 
 def save_moments(path: str, moments: Sequence[Moments]) -> None:

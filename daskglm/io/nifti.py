@@ -155,6 +155,48 @@ def read_values(path: str, volumes: slice = slice(None)) -> tuple[NiftiHeader, N
     return header, _scale(stored, header)
 
 
+def stream_volumes(path: str, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+    """Read the volumes of a 4-D image one after the other; memory holds one.
+
+    Parameters
+    ----------
+    path : str
+        A .nii or .nii.gz file. A compressed one is read from its beginning to its end, whatever is asked for,
+        and its CRC and length are checked after the last volume was given out: what was made of the volumes
+        counts only once the stream has ended without an error.
+    start, stop : int
+        The volumes to give out; all by default.
+
+    Yields
+    ------
+    (X * Y * Z,) array
+        Float32 or float64, scaled, voxels in the order of the file.
+
+    Raises
+    ------
+    CorruptImageError
+        Naming the file and the fault.
+    """
+    with _faults(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        stream, is_gzip = _stream(file, min(size, _READ_BYTES))
+        header = _parse_header(stream.read(_HEADER_BYTES), size, is_gzip)
+        n_volumes = header.shape[3] if len(header.shape) > 3 else 1
+        stop = n_volumes if stop is None else stop
+        n_bytes = int(np.prod(header.shape[:3])) * header.on_disk.itemsize
+        if is_gzip:
+            _skip(stream, header.offset - _HEADER_BYTES + start * n_bytes)
+        else:
+            file.seek(header.offset + start * n_bytes)
+        for volume in range(start, stop):
+            data = stream.read(n_bytes)
+            if len(data) < n_bytes:
+                raise CorruptImageError(f"it ends in volume {volume} of {n_volumes}")
+            yield _scale(np.frombuffer(data, dtype=header.on_disk), header)
+        if is_gzip:
+            _check_end(stream, header, (n_volumes - stop) * n_bytes)
+
+
 def read_mask(path: str) -> tuple[NiftiHeader, NDArray[np.bool_]]:
     """Read a mask: non-zero voxels are kept.
 
@@ -268,11 +310,16 @@ def _read_volumes(stream: _GzipStream, header: NiftiHeader, size: int, first: in
     wanted = (last - first) * size * header.on_disk.itemsize
     data = stream.read(wanted)
     rest = header.n_bytes - header.offset - last * size * header.on_disk.itemsize
-    if len(data) < wanted or _skip(stream, rest) < rest:
+    _check_end(stream, header, rest + wanted - len(data))
+    return np.frombuffer(data, dtype=header.on_disk).reshape(last - first, size)
+
+
+def _check_end(stream: _GzipStream, header: NiftiHeader, rest: int) -> None:
+    """Read a stream to its end, which is due after `rest` bytes; its CRC is checked on the way."""
+    if _skip(stream, rest) < rest:
         raise CorruptImageError(f"it decodes to fewer than the {header.n_bytes:,} bytes its header promises")
     if stream.read(1):
         raise CorruptImageError(f"it decodes to more than the {header.n_bytes:,} bytes its header promises")
-    return np.frombuffer(data, dtype=header.on_disk).reshape(last - first, size)
 
 
 def _skip(stream: _GzipStream, n_bytes: int) -> int:

@@ -86,3 +86,26 @@ def is_estimable(contrast: Array, basis: Basis) -> bool:
     """
     outside = contrast - contrast @ basis.row_space @ basis.row_space.T
     return bool(np.all(np.abs(outside).max(axis=1) <= 1e-8 * np.abs(contrast).max(axis=1)))
+
+
+def with_constant(regressors: Array) -> tuple[Array, Array]:
+    """Add the constant to orthonormal regressors, where it is not in their span.
+
+    Parameters
+    ----------
+    regressors : (n, r) float64
+        Orthonormal columns.
+
+    Returns
+    -------
+    basis : (n, r) or (n, r + 1) float64
+        The regressors, and what is left of the constant outside their span, if anything is.
+    constant : (r,) or (r + 1,) float64
+        The coefficients of the all-one vector in the basis.
+    """
+    constant = regressors.T @ np.ones(len(regressors))
+    rest = 1.0 - regressors @ constant
+    if np.abs(rest).max(initial=0.0) < 1e-8:
+        return regressors, constant
+    length = np.linalg.norm(rest)
+    return np.column_stack([regressors, rest / length]), np.append(constant, length)

@@ -1,13 +1,83 @@
 """t and F contrasts of a fit."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskglm.kernels.distributions import f_p_value, f_z_score, t_p_value, t_z_score
-from daskglm.kernels.moments import Array, pairs, unpack
-from daskglm.kernels.solve import Fit
+from daskglm.kernels.moments import Array
+
+
+class Solution(Protocol):
+    """What a contrast needs of a fit of V voxels in a basis of r columns.
+
+    Attributes
+    ----------
+    theta : (r, V) float64
+        Coefficients of the images minus their reference.
+    reference : (V,) float64
+        What was subtracted; it belongs to the constant.
+    constant : (r,) float64 or None
+        Coefficients of the all-one vector.
+    residual_variance, degrees_of_freedom : (V,) float64
+        Of each voxel.
+    count : (V,) int64
+        Observations of each voxel.
+    """
+
+    @property
+    def theta(self) -> Array:
+        """(r, V)."""
+
+    @property
+    def reference(self) -> Array:
+        """(V,)."""
+
+    @property
+    def constant(self) -> Array | None:
+        """(r,) or None."""
+
+    @property
+    def residual_variance(self) -> Array:
+        """(V,)."""
+
+    @property
+    def degrees_of_freedom(self) -> Array:
+        """(V,)."""
+
+    @property
+    def count(self) -> NDArray[np.int64]:
+        """(V,)."""
+
+    def covariances(self, weights: Array) -> Iterator[tuple[NDArray[np.int64], Array]]:
+        """Voxels and their C (X'WX)^-1 C' of a contrast.
+
+        Parameters
+        ----------
+        weights : (q, r) float64
+            C, in the basis.
+
+        Yields
+        ------
+        voxels : (m,) int64
+        covariance : (1, q, q) or (m, q, q) float64
+        """
+
+    def undetermined(self, weights: Array) -> NDArray[np.int64]:
+        """Voxels whose observations do not determine a contrast.
+
+        Parameters
+        ----------
+        weights : (q, r) float64
+            Contrast in the basis.
+
+        Returns
+        -------
+        (m,) int64
+        """
 
 
 @dataclass(frozen=True)
@@ -32,12 +102,12 @@ class ContrastMaps:
     z_score: Array
 
 
-def t_contrast(fit: Fit, weights: Array) -> ContrastMaps:
+def t_contrast(fit: Solution, weights: Array) -> ContrastMaps:
     """Test one linear combination of the coefficients at every voxel.
 
     Parameters
     ----------
-    fit : Fit
+    fit : Solution
         Fit of V voxels in a basis of r columns.
     weights : (r,) float64
         Contrast in that basis: ``c @ basis.to_basis``.
@@ -49,23 +119,22 @@ def t_contrast(fit: Fit, weights: Array) -> ContrastMaps:
         degrees of freedom; p = P(T > t). Where sigma^2 is zero t is NaN, not infinite.
     """
     effect = _effects(fit, weights[None])
-    rows, columns = pairs(weights.size)
-    products = weights[rows] * weights[columns] * np.where(rows == columns, 1.0, 2.0)
-    unit_variance = np.full(effect.shape[1], fit.covariance @ products)
-    unit_variance[fit.incomplete] = fit.covariance_incomplete @ products
-    variance = _blank(fit, weights[None], unit_variance * fit.residual_variance)
+    variance = fit.residual_variance.copy()
+    for voxels, covariance in fit.covariances(weights[None]):
+        variance[voxels] *= covariance[:, 0, 0]
+    variance[fit.undetermined(weights[None])] = np.nan
     effect[:, np.isnan(variance)] = np.nan
     stat = effect[0] / np.sqrt(np.where(variance > 0, variance, np.nan))
     freedom = fit.degrees_of_freedom
     return ContrastMaps(effect, variance, stat, t_p_value(stat, freedom), t_z_score(stat, freedom))
 
 
-def f_contrast(fit: Fit, weights: Array) -> ContrastMaps:
+def f_contrast(fit: Solution, weights: Array) -> ContrastMaps:
     """Test several linear combinations of the coefficients together at every voxel.
 
     Parameters
     ----------
-    fit : Fit
+    fit : Solution
         Fit of V voxels in a basis of r columns.
     weights : (q, r) float64
         Contrast in that basis, one row a combination; rows may be linearly dependent.
@@ -81,13 +150,11 @@ def f_contrast(fit: Fit, weights: Array) -> ContrastMaps:
     effect = _effects(fit, weights)
     quadratic, whitened = np.empty(effect.shape[1]), np.empty_like(effect)
     dimension = np.empty(effect.shape[1], dtype=np.intp)
-    complete = np.delete(np.arange(effect.shape[1]), fit.incomplete)
-    shared = (weights @ unpack(fit.covariance) @ weights.T)[None]
-    own = weights @ unpack(fit.covariance_incomplete) @ weights.T
-    for voxels, covariance in ((complete, shared), (fit.incomplete, own)):
+    for voxels, covariance in fit.covariances(weights):
         parts = _whiten(effect[:, voxels], covariance)
         quadratic[voxels], whitened[:, voxels], dimension[voxels] = parts
-    variance = _blank(fit, weights, fit.residual_variance)
+    variance = fit.residual_variance.copy()
+    variance[fit.undetermined(weights)] = np.nan
     whitened[:, np.isnan(variance)] = np.nan
     positive = np.where(variance > 0, variance, np.nan)
     stat = quadratic / np.maximum(dimension, 1) / positive
@@ -96,12 +163,52 @@ def f_contrast(fit: Fit, weights: Array) -> ContrastMaps:
     return ContrastMaps(whitened, variance, stat, p_value, z_score)
 
 
-def coefficients(fit: Fit, to_basis: Array) -> Array:
+def fixed_effects(
+    effects: Array, variances: Array, freedom: Array, dimension: int | None = None, precision_weighted: bool = False
+) -> ContrastMaps:
+    """Combine a contrast over runs, each voxel over the runs that have it.
+
+    Parameters
+    ----------
+    effects : (k, q, V) float64
+        Effects of k runs, as of :func:`t_contrast` or :func:`f_contrast`.
+    variances : (k, V) float64
+        Their variances; NaN where a run does not have a voxel.
+    freedom : (k, V) float64
+        Degrees of freedom; they add up.
+    dimension : int or None
+        Rank of an F contrast; None for t.
+    precision_weighted : bool
+        Weigh runs by 1 / variance: effect = sum(e / v) / sum(1 / v), variance = 1 / sum(1 / v). Otherwise the
+        runs weigh equally, as in nilearn: effect = sum(e) / k, variance = sum(v) / k^2.
+
+    Returns
+    -------
+    ContrastMaps
+        For F the whitened effects are combined, nilearn's approximation.
+    """
+    seen = np.isfinite(variances) & (variances > 0)
+    safe = np.where(seen, variances, 1.0)
+    weights = np.where(seen, 1.0 / safe if precision_weighted else 1.0, 0.0)
+    total = weights.sum(axis=0)
+    total[total == 0] = np.nan
+    effect = np.einsum("kv,kqv->qv", weights, np.where(seen[:, None], effects, 0.0)) / total
+    variance = np.sum(weights**2 * np.where(seen, safe, 0.0), axis=0) / total**2
+    degrees = np.where(seen, freedom, 0.0).sum(axis=0)
+    if dimension is None:
+        stat = effect[0] / np.sqrt(variance)
+        return ContrastMaps(effect, variance, stat, t_p_value(stat, degrees), t_z_score(stat, degrees))
+    stat = np.sum(effect**2, axis=0) / dimension / variance
+    rows = np.full(stat.shape, dimension)
+    return ContrastMaps(effect, variance, stat, f_p_value(stat, rows, degrees), f_z_score(stat, rows, degrees))
+
+
+def coefficients(fit: Solution, to_basis: Array) -> Array:
     """Coefficients of the regressors of the design, in the images' own units and origin.
 
     Parameters
     ----------
-    fit : Fit
+    fit : Solution
         Fit of V voxels in a basis of r columns.
     to_basis : (p, r) float64
         ``Basis.to_basis`` of the design.
@@ -116,28 +223,12 @@ def coefficients(fit: Fit, to_basis: Array) -> Array:
     return beta
 
 
-def _effects(fit: Fit, weights: Array) -> Array:
+def _effects(fit: Solution, weights: Array) -> Array:
     """Combinations (q, r) of the coefficients, with the reference given back to the constant."""
     effect: Array = weights @ fit.theta
     if fit.constant is not None:
         effect += np.outer(weights @ fit.constant, fit.reference)
     return effect
-
-
-def _blank(fit: Fit, weights: Array, variance: Array) -> Array:
-    """The variance, NaN at voxels whose remaining observations do not determine the contrast."""
-    variance = variance.copy()
-    if _undetermined(weights, fit.row_space[None])[0]:
-        variance[np.delete(np.arange(variance.size), fit.incomplete)] = np.nan
-    variance[fit.deficient[_undetermined(weights, fit.deficient_row_space)]] = np.nan
-    return variance
-
-
-def _undetermined(weights: Array, row_space: Array) -> NDArray[np.bool_]:
-    """Tell which projections (m, r, r) on row spaces leave out part of a contrast (q, r)."""
-    outside = weights - weights @ row_space
-    left_out: NDArray[np.bool_] = (np.abs(outside) > 1e-6 * np.abs(weights).max()).any(axis=(1, 2))
-    return left_out
 
 
 def _whiten(effect: Array, covariance: Array) -> tuple[Array, Array, NDArray[np.intp]]:

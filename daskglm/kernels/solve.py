@@ -1,11 +1,12 @@
 """From moments to coefficients and their covariance."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.kernels.moments import Array, Moments, constant_sums, pack, unpack
+from daskglm.kernels.moments import Array, Moments, constant_sums, pack, pairs, unpack
 
 # Voxels solved together: (2048, 20, 20) float64 is 6.5 MB.
 _SOLVE_TOGETHER = 2048
@@ -59,6 +60,47 @@ class Fit:
     deficient: NDArray[np.int64]
     deficient_row_space: Array
     constant: Array | None
+
+    def covariances(self, weights: Array) -> Iterator[tuple[NDArray[np.int64], Array]]:
+        """C (X'WX)^-1 C' of each voxel.
+
+        Parameters
+        ----------
+        weights : (q, r) float64
+            C, in the basis.
+
+        Yields
+        ------
+        voxels : (m,) int64
+            Some of the voxels.
+        covariance : (1, q, q) or (m, q, q) float64
+            Theirs; multiply by `residual_variance`.
+        """
+        left, right = pairs(len(weights))
+        rows, columns = pairs(weights.shape[1])
+        # Both entries of the symmetric covariance that a packed one stands for.
+        products = weights[left][:, rows] * weights[right][:, columns]
+        products += np.where(rows == columns, 0.0, weights[left][:, columns] * weights[right][:, rows])
+        complete = np.delete(np.arange(self.count.size), self.incomplete)
+        yield complete, unpack(products @ self.covariance)[None]
+        yield self.incomplete, unpack(self.covariance_incomplete @ products.T)
+
+    def undetermined(self, weights: Array) -> NDArray[np.int64]:
+        """Voxels whose remaining observations do not determine a contrast.
+
+        Parameters
+        ----------
+        weights : (q, r) float64
+            Contrast in the basis.
+
+        Returns
+        -------
+        (m,) int64
+        """
+        lost = self.deficient[_leave_out(weights, self.deficient_row_space)]
+        if not _leave_out(weights, self.row_space[None])[0]:
+            return lost
+        return np.concatenate([lost, np.delete(np.arange(self.count.size), self.incomplete)])
 
 
 def solve(moments: Moments, min_count: int = 1) -> Fit:
@@ -153,3 +195,10 @@ def _well_conditioned(gram: Array) -> NDArray[np.bool_]:
         return np.zeros(gram.shape[0], dtype=bool)
     good: NDArray[np.bool_] = pivots.min(axis=-1) > 1e-6 * np.diagonal(gram, axis1=-2, axis2=-1).max(axis=-1)
     return good
+
+
+def _leave_out(weights: Array, row_space: Array) -> NDArray[np.bool_]:
+    """Tell which projections (m, r, r) on row spaces leave out part of a contrast (q, r)."""
+    outside = weights - weights @ row_space
+    left_out: NDArray[np.bool_] = (np.abs(outside) > 1e-6 * np.abs(weights).max()).any(axis=(1, 2))
+    return left_out

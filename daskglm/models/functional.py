@@ -1,5 +1,6 @@
 """Labelled, lazy functions: images in, fit and maps out."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,11 @@ from daskglm.design.matrix import check_design, design_array
 from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
+from daskglm.graph.runs import NoiseModel, solve_run, sum_blocks
 from daskglm.io.tables import as_table
 from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis
 from daskglm.kernels.contrasts import coefficients
+from daskglm.kernels.scaling import Scaling
 from daskglm.schema.datasets import check_images, participants_of, sample_names, space_of
 
 OUTPUT_TYPES = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
@@ -32,6 +35,8 @@ def fit_glm(
     weights: Any = None,
     min_coverage: float = 0.5,
     allow_rank_deficient: bool = False,
+    noise_model: str = "ols",
+    bins: int | str | None = "auto",
 ) -> xr.Dataset:
     """Fit a linear model at every voxel, lazily: nothing is read until the result is computed.
 
@@ -47,6 +52,12 @@ def fit_glm(
         Voxels observed in a smaller fraction of the samples give NaN.
     allow_rank_deficient : bool
         Fit a rank-deficient design all the same; contrasts that it does not determine are refused.
+    noise_model : {"ols", "ar1", "ar2", ...}
+        "arN": the samples are the consecutive volumes of a run, with autoregressive noise of order N, fitted by
+        whitening. A voxel with a missing value gives NaN then, and there are no weights.
+    bins : int, None or "auto"
+        Autoregressive coefficients are rounded to 1 / bins (order 1), or to that many clusters (higher orders),
+        as nilearn does; None: each voxel has its own. "auto" is 100 for "ar1" and None above.
 
     Returns
     -------
@@ -64,9 +75,18 @@ def fit_glm(
     design = match_design(design, images)
     check_design(design, images.sizes["sample"], allow_rank_deficient=allow_rank_deficient)
     matrix = design_array(design)
-    basis = orthonormal_basis(matrix)
-    moments = sum_moments(lazy_array(images["data"]), basis, matrix, _check_weights(weights, images))
-    return label_fit(moments, basis, design, images, min_coverage)
+    basis, data = orthonormal_basis(matrix), lazy_array(images["data"])
+    noise = parse_noise_model(noise_model, bins)
+    if noise.order == 0:
+        moments = sum_moments(data, basis, matrix, _check_weights(weights, images))
+        solution = solve_moments(moments, fewest(check_fraction(min_coverage), len(design)))
+    else:
+        if weights is not None:
+            raise ParameterError(f"observations have weights with noise_model 'ols' only, not with {noise_model!r}")
+        regressors = matrix @ basis.to_basis
+        moments = sum_blocks(data, regressors, noise.order)
+        solution = solve_run(moments, regressors, noise, Scaling(), data.chunks[1], space_of(images).c_order)
+    return label_fit(solution, data.chunks[1], basis, design, images["voxel"], images.attrs["space"])
 
 
 def design_of_formula(formula: str, participants: Any, images: xr.Dataset) -> pd.DataFrame:
@@ -137,38 +157,91 @@ def match_design(design: pd.DataFrame, images: xr.Dataset, ids_are_known: bool =
     return matched
 
 
-def label_fit(
-    moments: da.Array, basis: Basis, design: pd.DataFrame, images: xr.Dataset, min_coverage: float
-) -> xr.Dataset:
-    """Solve moments and label the result.
+def check_fraction(min_coverage: float) -> float:
+    """Raise unless `min_coverage` is a fraction.
 
     Parameters
     ----------
-    moments : (v,) dask array of Moments
-        One a chunk of voxels of the images.
-    basis : Basis
-        Basis of the design.
-    design : (n, p) DataFrame
-        Design matrix in the order of the samples.
-    images : xarray.Dataset
-        What the moments were summed from.
     min_coverage : float
         Fraction of the samples that a voxel must have.
 
     Returns
     -------
-    xarray.Dataset
-        A fit dataset, lazy.
+    float
+        The same.
 
     Raises
     ------
     ParameterError
-        Where `min_coverage` is no fraction.
+        With its value.
     """
     if not 0 <= min_coverage <= 1:
         raise ParameterError(f"min_coverage is a fraction from 0 to 1, but it is {min_coverage}")
-    solution = solve_moments(moments, fewest(min_coverage, len(design)))
-    chunks = lazy_array(images["data"]).chunks[1]
+    return min_coverage
+
+
+def parse_noise_model(noise_model: str, bins: int | str | None = "auto", seed: int | None = None) -> NoiseModel:
+    """The noise model of a name.
+
+    Parameters
+    ----------
+    noise_model : str
+        "ols", or "arN" with N of 1 or more.
+    bins : int, None or "auto"
+        Steps or clusters of coefficients, as in :func:`fit_glm`.
+    seed : int, optional
+        Seed of the clusters.
+
+    Returns
+    -------
+    NoiseModel
+
+    Raises
+    ------
+    ParameterError
+        With the value that is none of these.
+    """
+    match = re.fullmatch(r"ols|ar([1-9][0-9]*)", noise_model.lower()) if isinstance(noise_model, str) else None
+    if match is None:
+        raise ParameterError(f"noise_model is 'ols' or 'arN' with an order N of 1 or more, but it is {noise_model!r}")
+    order = int(match[1] or 0)
+    if bins == "auto":
+        bins = 100 if order == 1 else None
+    if bins is not None and (not isinstance(bins, int) or bins < 1):
+        raise ParameterError(f"bins is a whole number of 1 or more, None or 'auto', but it is {bins!r}")
+    return NoiseModel(order, bins, seed)
+
+
+def label_fit(
+    solution: da.Array,
+    chunks: tuple[int, ...],
+    basis: Basis,
+    design: pd.DataFrame,
+    voxel: Any,
+    space: Mapping[str, Any],
+) -> xr.Dataset:
+    """Label the fits of all chunks of voxels.
+
+    Parameters
+    ----------
+    solution : (v,) dask array of Fit or WhitenedFit
+        One a chunk of voxels.
+    chunks : tuple of v int
+        Number of voxels in each.
+    basis : Basis
+        Basis of the design.
+    design : (n, p) DataFrame
+        Design matrix in the order of the samples.
+    voxel : (V,) array
+        Index of each voxel into the space.
+    space : mapping
+        Attributes of the space.
+
+    Returns
+    -------
+    xarray.Dataset
+        A fit dataset, lazy.
+    """
     columns = [str(name) for name in design.columns]
 
     def per_voxel(field: str, dtype: type) -> da.Array:
@@ -192,9 +265,9 @@ def label_fit(
             "to_basis": (("regressor", "basis"), basis.to_basis),
             "row_space": (("regressor", "basis"), basis.row_space),
         },
-        coords={"regressor": np.array(columns, dtype=object), "voxel": images["voxel"]},
+        coords={"regressor": np.array(columns, dtype=object), "voxel": ("voxel", np.asarray(voxel))},
         attrs={
-            "space": images.attrs["space"],
+            "space": dict(space),
             "n_samples": len(design),
             "terms": design.attrs.get("terms", {}),
         },

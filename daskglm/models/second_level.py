@@ -1,6 +1,5 @@
 """SecondLevelModel: nilearn's estimator, in one pass over the images."""
 
-import os
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -9,22 +8,21 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn import get_config
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
 from daskglm.errors import ContrastError, DesignError, listing
 from daskglm.graph.compute import compute
-from daskglm.graph.glm import sum_moments
+from daskglm.graph.glm import fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.io.cache import kept, load_moments, save_moments
 from daskglm.io.tables import as_table
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.moments import Moments
+from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.functional import (
-    OUTPUT_TYPES,
     check_any_fitted,
+    check_fraction,
     compute_contrasts,
     design_of_formula,
     label_fit,
@@ -36,7 +34,7 @@ from daskglm.models.options import Options
 from daskglm.schema.datasets import sample_names, space_of
 
 
-class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class SecondLevelModel(VoxelwiseModel):
     """Linear model across subjects at every voxel, with nilearn's interface.
 
     Parameters
@@ -244,51 +242,16 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ContrastError
             As :meth:`compute_contrast`.
         """
-        if output_type not in (*OUTPUT_TYPES, "all"):
-            raise ContrastError(f"output_type is one of {listing([*OUTPUT_TYPES, 'all'])}, but it is {output_type!r}")
+        wanted = wanted_outputs(output_type)
         (maps,) = compute(
             compute_contrasts(self._fit_of(first_level_contrast), contrasts, second_level_stat_type),
             n_jobs=self.n_jobs,
         )
-        wanted = OUTPUT_TYPES if output_type == "all" else (output_type,)
         images = {}
         for name in contrasts:
             chosen = {kind: map_image(maps, name, kind) for kind in wanted}
             images[name] = chosen if output_type == "all" else chosen[output_type]
         return images
-
-    def transform(self, second_level_input: Any = None) -> Any:
-        """Coefficients of the fitted model: (n_regressors, n_voxels), in image units.
-
-        Parameters
-        ----------
-        second_level_input : object
-            Not used: the coefficients are those of the images that were fitted.
-
-        Returns
-        -------
-        (p, V) array
-            With ``set_output(transform="pandas")`` a DataFrame, one row a regressor.
-        """
-        beta = self._fit_of(None)["beta"]
-        container = getattr(self, "_sklearn_output_config", {}).get("transform", get_config()["transform_output"])
-        # scikit-learn names the columns of a DataFrame, by get_feature_names_out, and keeps its rows.
-        return pd.DataFrame(beta.values, index=beta["regressor"].values) if container == "pandas" else beta.values
-
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the voxels: their flat index into the grid.
-
-        Parameters
-        ----------
-        input_features : object
-            Not used.
-
-        Returns
-        -------
-        (V,) array of str
-        """
-        check_is_fitted(self)
-        return np.array([f"voxel-{index}" for index in self.space_.voxels], dtype=object)
 
     @property
     def predicted_(self) -> Any:
@@ -327,10 +290,9 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
         return Options(**{name: getattr(self, name) for name in names}, memory=self._cache_folder())
 
-    def _cache_folder(self) -> str | None:
-        """Folder of `memory`, which may be a joblib.Memory."""
-        folder = getattr(self.memory, "location", self.memory)
-        return None if folder is None or self.memory_level < 1 else os.fspath(folder)
+    def _coefficients(self) -> tuple[list[str], NDArray[np.float64]]:
+        beta = self._fit_of(None)["beta"]
+        return [str(name) for name in beta["regressor"].values], beta.values
 
     def _design(
         self, loaded: Loaded, subjects: list[str] | None, confounds: Any, design: Any, formula: str | None
@@ -365,7 +327,10 @@ class SecondLevelModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             objects = np.empty(len(items), dtype=object)
             objects[:] = items
             moments = da.from_array(objects, chunks=1)
-        return label_fit(moments, basis, design, loaded.images, self.min_coverage)
+        solution = solve_moments(moments, fewest(check_fraction(self.min_coverage), len(design)))
+        images = loaded.images
+        chunks = lazy_array(images["data"]).chunks[1]
+        return label_fit(solution, chunks, basis, design, images["voxel"], images.attrs["space"])
 
     def _parameters_of_moments(self, loaded: Loaded) -> list[Any]:
         """What else the moments depend on."""

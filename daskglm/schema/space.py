@@ -108,6 +108,11 @@ class VolumeSpace:
         """The analysed voxels as a 3-D bool array."""
         return self._grid(np.ones(self.voxels.size, dtype=bool), False)
 
+    @property
+    def c_order(self) -> NDArray[np.int64]:
+        """The order in which NumPy meets the voxels in the grid (the last axis first), and nilearn with it."""
+        return np.argsort(np.ravel_multi_index(np.unravel_index(self.voxels, self.shape, order="F"), self.shape))
+
     def mask_image(self) -> Any:
         """The analysed voxels as a ``Nifti1Image`` of 0 and 1 (uint8).
 

@@ -1,0 +1,350 @@
+"""Runs: volumes -> lagged moments -> whitened fit, each file read once from its start to its end."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from daskglm.graph.images import Preparation, prepare
+from daskglm.io.nifti import read_header, stream_volumes
+from daskglm.kernels.basis import with_constant
+from daskglm.kernels.lagged import LaggedMoments, Lags, plan_lags, select, sum_lagged
+from daskglm.kernels.moments import Array
+from daskglm.kernels.noise import autoregression, fit_run, of_design, quantise
+from daskglm.kernels.scaling import Scaling, percent_of_volume, scale_run
+
+# Values of a slab of volumes: 57 volumes of 145,000 voxels are 33 MB of float32.
+_SLAB_VALUES = 2**23
+_SLAB_VOLUMES = (16, 128)
+# A part of an uncompressed file has at least as many volumes, or its moments outweigh its data.
+_PART_VOLUMES = 64
+_EXACT_IN_FLOAT32 = (np.float32, np.float16, np.uint8, np.int8, np.int16, np.uint16)
+_EMPTY = np.empty(0, dtype=object)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The volumes of a run, and what is done to each.
+
+    Attributes
+    ----------
+    source : str or nibabel image
+        A file, streamed; or an image in memory.
+    how : Preparation
+        Grid, mask, smoothing.
+    volumes : (n,) int64
+        The volumes that are analysed, ascending.
+    by_volume : bool
+        Scale each volume to percent of its mean over the mask.
+    """
+
+    source: Any
+    how: Preparation
+    volumes: NDArray[np.int64]
+    by_volume: bool = False
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the source is a file that can only be read from its start."""
+        return isinstance(self.source, str) and self.source.endswith(".gz")
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """An autoregression of the noise.
+
+    Attributes
+    ----------
+    order : int
+        0: ordinary least squares.
+    bins : int or None
+        Steps to which coefficients are rounded (order 1) or clusters of them (higher); None: each voxel has
+        its own.
+    seed : int or None
+        Of the clusters.
+    """
+
+    order: int
+    bins: int | None = None
+    seed: int | None = None
+
+
+def sum_run(
+    run: RunImages, regressors: Array, order: int, parts: int = 1, ahead: bool = False, contiguous: bool = False
+) -> da.Array:
+    """Sum a run from its file.
+
+    Parameters
+    ----------
+    run : RunImages
+        n volumes of V voxels.
+    regressors : (n, r) float64
+        Orthonormal basis of the design at those volumes.
+    order : int
+        Order of the autoregression.
+    parts : int
+        Stretches that are read in parallel, if the file is not compressed.
+    ahead : bool
+        Read the next slab while one is added: a second thread a task.
+    contiguous : bool
+        Lags reach across volumes that are left out.
+
+    Returns
+    -------
+    dask.array.Array
+        (1,) object: the :class:`LaggedMoments`. A task holds two slabs at a time, whatever the number of
+        volumes.
+    """
+    basis, _ = with_constant(regressors)
+    lags = dask.delayed(plan_lags(basis, order, None if contiguous else run.volumes), pure=True)
+    parts = 1 if run.compressed else max(1, min(parts, len(run.volumes) // _PART_VOLUMES))
+    bounds = np.linspace(0, len(run.volumes), parts + 1).astype(int)
+    shared = dask.delayed(run)
+    sums = [
+        dask.delayed(_sum_part)(shared, lags, start, stop, ahead)
+        for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+    ]
+    while len(sums) > 1:
+        sums = [dask.delayed(_add)(*sums[k : k + 2]) if k + 1 < len(sums) else sums[k] for k in range(0, len(sums), 2)]
+    return da.from_delayed(dask.delayed(_boxed)(sums[0]), (1,), object, _EMPTY)
+
+
+def sum_blocks(data: da.Array, regressors: Array, order: int, volumes: NDArray[np.int64] | None = None) -> da.Array:
+    """Sum a run from a lazy array, in any chunking of both axes.
+
+    Parameters
+    ----------
+    data : (n, V) dask array
+        Volumes.
+    regressors : (n, r) float64
+        Orthonormal basis of the design.
+    order : int
+        Order of the autoregression.
+    volumes : (n,) int64, optional
+        Their numbers in the run, where some were left out.
+
+    Returns
+    -------
+    dask.array.Array
+        (v,) objects: the :class:`LaggedMoments` of each chunk of voxels.
+    """
+    basis, _ = with_constant(regressors)
+    lags = dask.delayed(plan_lags(basis, order, volumes), pure=True)
+    starts = da.from_array(np.cumsum([0, *data.chunks[0][:-1]]), chunks=1)
+    blocks = da.blockwise(
+        _sum_block, "ij", data, "ij", starts, "i", data[0], "j", lags, None, align_arrays=False, dtype=object,
+        meta=np.empty((0, 0), dtype=object), adjust_chunks={"i": 1, "j": 1},
+    )  # fmt: skip
+    return blocks.sum(axis=0, split_every=2)
+
+
+def solve_run(
+    moments: da.Array, regressors: Array, noise: NoiseModel, scaling: Scaling, chunks: tuple[int, ...],
+    order_of_clusters: NDArray[np.int64] | None = None,
+) -> da.Array:  # fmt: skip
+    """Fit a run from its moments.
+
+    Parameters
+    ----------
+    moments : (v,) dask array of LaggedMoments
+        From :func:`sum_run` or :func:`sum_blocks`.
+    regressors : (n, r) float64
+        Orthonormal basis of the design.
+    noise : NoiseModel
+        Of the order the moments were summed for.
+    scaling : Scaling
+        What is done to the values of a voxel; a grand mean is that of all voxels, so it needs v = 1.
+    chunks : tuple of int
+        Voxels that are solved together; where v > 1, the voxels of each moments.
+    order_of_clusters : (V,) int64, optional
+        The order in which voxels enter the search for clusters.
+
+    Returns
+    -------
+    dask.array.Array
+        (v,) objects: the :class:`WhitenedFit` of each chunk of voxels.
+    """
+    constant, rank = with_constant(regressors)[1], regressors.shape[1]
+    scaled = _map(_scale_block, moments, constant, scaling)
+    if scaled.size == 1:
+        bounds = np.cumsum([0, *chunks]).tolist()
+        whole = scaled.to_delayed()[0]
+        pieces = [dask.delayed(_piece)(whole, slice(*pair)) for pair in pairwise(bounds)]
+        scaled = da.concatenate([da.from_delayed(piece, (1,), object, _EMPTY) for piece in pieces])
+    if noise.order < 2 or noise.bins is None:
+        return _map(_solve_block, scaled, constant, rank, noise)
+    rho = da.map_blocks(
+        _autoregression_block, scaled[None], constant, rank, dtype=float, chunks=((noise.order,), chunks),
+        meta=np.empty((0, 0)),
+    )  # fmt: skip
+    # Clusters are of all voxels together: q numbers a voxel are gathered for them.
+    clustered = da.map_blocks(_cluster, rho.rechunk((-1, -1)), noise, order_of_clusters, dtype=float)
+    return da.map_blocks(
+        _solve_clustered, scaled[None], clustered.rechunk((-1, chunks)), constant, rank, dtype=object,
+        chunks=((1,), (1,) * len(chunks)), meta=_EMPTY[None],
+    )[0]  # fmt: skip
+
+
+def read_run(run: RunImages) -> NDArray[Any]:
+    """Read a whole run.
+
+    Parameters
+    ----------
+    run : RunImages
+        n analysed volumes of V voxels.
+
+    Returns
+    -------
+    (n, V) array
+        In image units, or in percent where `by_volume`.
+    """
+    return np.concatenate(list(_slabs(run, 0, len(run.volumes))))
+
+
+def mean_of_run(source: Any, how: Preparation) -> Any:
+    """The mean of a run, lazily.
+
+    Parameters
+    ----------
+    source : str or nibabel image
+        A file, streamed; or an image in memory.
+    how : Preparation
+        Grid and voxels.
+
+    Returns
+    -------
+    dask.delayed.Delayed
+        (V,) float64; a value that is not finite counts as zero, as in nilearn.
+    """
+    return dask.delayed(_mean)(source, how)
+
+
+def _volumes(source: Any, start: int, stop: int) -> Iterator[tuple[int, NDArray[Any], Any, Any, str]]:
+    """Number, values (X * Y * Z,), shape, affine and name of consecutive volumes."""
+    if isinstance(source, str):
+        header = read_header(source)
+        for number, values in enumerate(stream_volumes(source, start, stop), start):
+            yield number, values, header.shape, header.affine, source
+        return
+    for number in range(start, stop):
+        grid = np.asanyarray(source.dataobj[..., number] if len(source.shape) > 3 else source.dataobj)
+        values = grid.reshape(-1, order="F")
+        kind = np.float32 if grid.dtype in _EXACT_IN_FLOAT32 else np.float64
+        yield number, values.astype(kind, copy=False), grid.shape, source.affine, f"volume {number}"
+
+
+def _slabs(run: RunImages, start: int, stop: int) -> Iterator[NDArray[Any]]:
+    """Slabs (m, V) of the rows `start` to `stop` of a run."""
+    wanted = run.volumes[start:stop]
+    size = int(np.clip(_SLAB_VALUES // max(run.how.space.voxels.size, 1), *_SLAB_VOLUMES))
+    kept, rows = set(wanted.tolist()), []
+    for number, values, shape, affine, name in _volumes(run.source, int(wanted[0]), int(wanted[-1]) + 1):
+        if number in kept:
+            row = prepare(values[None], shape, affine, name, run.how)
+            rows.append(percent_of_volume(row) if run.by_volume else row)
+        if len(rows) == size:
+            yield np.concatenate(rows)
+            rows = []
+    if rows:
+        yield np.concatenate(rows)
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made by a second thread while the one before it is used."""
+    nothing = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, nothing)
+        while (item := coming.result()) is not nothing:
+            coming = pool.submit(next, items, nothing)
+            yield item  # type: ignore[misc]
+
+
+def _sum_part(run: RunImages, lags: Lags, start: int, stop: int, ahead: bool) -> LaggedMoments:
+    """Sum the rows `start` to `stop` of a run, relative to its first one."""
+    slabs = _slabs(run, start, stop)
+    reference = None if start == 0 else next(_slabs(run, 0, 1))[0]
+    return sum_lagged(_ahead(slabs) if ahead else slabs, lags, reference, start)
+
+
+def _add(first: LaggedMoments, second: LaggedMoments) -> LaggedMoments:
+    """Moments of two stretches."""
+    return first + second
+
+
+def _boxed(item: Any) -> NDArray[Any]:
+    """One object in an array, so that Dask can label it."""
+    box = np.empty(1, dtype=object)
+    box[0] = item
+    return box
+
+
+def _sum_block(data: NDArray[Any], start: NDArray[Any], reference: NDArray[Any], lags: Lags) -> NDArray[Any]:
+    """Moments of one block, as a (1, 1) object array so that ``sum`` can add them."""
+    return _boxed(sum_lagged([data], lags, reference, int(start[0])))[None]
+
+
+def _piece(moments: NDArray[Any], voxels: slice) -> NDArray[Any]:
+    """Moments of some voxels."""
+    return _boxed(select(moments[0], voxels))
+
+
+def _scale_block(moments: NDArray[Any], constant: Array, scaling: Scaling) -> NDArray[Any]:
+    """Scaled moments of the one run in a block."""
+    return _boxed(scale_run(moments[0], constant, scaling))
+
+
+def _solve_block(moments: NDArray[Any], constant: Array, rank: int, noise: NoiseModel) -> NDArray[Any]:
+    """Fit of the one run in a block."""
+    adjust = None if noise.bins is None or noise.order != 1 else partial(quantise, bins=noise.bins)
+    return _boxed(fit_run(moments[0], constant, rank, adjust))
+
+
+def _autoregression_block(moments: NDArray[Any], constant: Array, rank: int) -> Array:
+    """Coefficients (q, V) of the one run in a block."""
+    return autoregression(of_design(moments[0, 0], constant, rank))
+
+
+def _solve_clustered(moments: NDArray[Any], rho: Array, constant: Array, rank: int) -> NDArray[Any]:
+    """Fit of the one run in a block, with given coefficients (q, V)."""
+    return _boxed(fit_run(moments[0, 0], constant, rank, lambda _: rho))[None]
+
+
+def _cluster(rho: Array, noise: NoiseModel, order: NDArray[np.int64] | None) -> Array:
+    """Coefficients (q, V) of the cluster of each voxel, by nilearn's rule.
+
+    Clusters whose centres agree to two decimals become one, with the centre of its first voxel.
+    """
+    from sklearn.cluster import KMeans
+
+    order = np.arange(rho.shape[1]) if order is None else order
+    order = order[np.isfinite(rho[:, order]).all(axis=0)]
+    if not order.size:
+        return rho
+    search = KMeans(n_clusters=min(noise.bins or 1, order.size), n_init=10, random_state=noise.seed)
+    centres = search.fit(rho[:, order].T).cluster_centers_[search.labels_]
+    _, first, names = np.unique(centres.round(2) + 0.0, axis=0, return_index=True, return_inverse=True)
+    clustered = np.full_like(rho, np.nan)
+    clustered[:, order] = centres[first][names.reshape(-1)].T
+    return clustered
+
+
+def _mean(source: Any, how: Preparation) -> Array:
+    """Mean of the volumes of a run."""
+    n_volumes = (read_header(source).shape if isinstance(source, str) else source.shape)[3]
+    total = np.zeros(how.space.voxels.size)
+    for _, values, shape, affine, name in _volumes(source, 0, n_volumes):
+        total += np.nan_to_num(prepare(values[None], shape, affine, name, how)[0], posinf=0.0, neginf=0.0)
+    return total / n_volumes
+
+
+def _map(function: Any, blocks: da.Array, *arguments: Any) -> da.Array:
+    """One object in, one out."""
+    return da.map_blocks(function, blocks, *arguments, dtype=object, meta=_EMPTY)

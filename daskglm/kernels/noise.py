@@ -1,0 +1,312 @@
+"""Noise models of a run: autoregressive coefficients and whitened least squares, from lagged moments."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskglm.kernels.lagged import LaggedMoments, project, rebase
+from daskglm.kernels.moments import Array
+
+# Voxels solved together: (2048, 20, 20) float64 is 6.5 MB.
+_SOLVE_TOGETHER = 2048
+_EPS = np.finfo(float).eps
+
+
+@dataclass(frozen=True)
+class WhitenedFit:
+    """Whitened least squares of V voxels, in a basis of r columns; what contrasts need of it.
+
+    Attributes
+    ----------
+    theta : (r, V) float64
+        Coefficients of the run minus its reference.
+    reference : (V,) float64
+        What was subtracted; it belongs to the constant.
+    constant : (r,) float64 or None
+        Coefficients of the all-one vector.
+    residual_variance : (V,) float64
+        Whitened RSS / (n - r), in squared image units; NaN where a voxel does not vary or has a non-finite value.
+    degrees_of_freedom : (V,) float64
+        n - r.
+    count : (V,) int64
+        Volumes of each voxel: n, or 0 where it has a non-finite value.
+    coefficients : (L, q) float64
+        The autoregressive coefficients in use.
+    labels : (V,) int64
+        Which of them each voxel has.
+    gram : (n_pairs, r, r) float64
+        A'K_ij A, from which X'W'WX of any coefficients is made.
+    pairs : tuple of (int, int)
+        The pairs (i, j).
+    r_square : (V,) float64
+        Variance of the fitted values over that of the run, both unwhitened.
+    """
+
+    theta: Array
+    reference: Array
+    constant: Array | None
+    residual_variance: Array
+    degrees_of_freedom: Array
+    count: NDArray[np.int64]
+    coefficients: Array
+    labels: NDArray[np.int64]
+    gram: Array
+    pairs: tuple[tuple[int, int], ...]
+    r_square: Array
+
+    def covariances(self, weights: Array) -> Iterator[tuple[NDArray[np.int64], Array]]:
+        """C (X'W'WX)^-1 C' of each voxel.
+
+        Parameters
+        ----------
+        weights : (q, r) float64
+            C, in the basis.
+
+        Yields
+        ------
+        voxels : (m,) int64
+            Some of the voxels.
+        covariance : (1, q, q) or (m, q, q) float64
+            Theirs; multiply by `residual_variance`.
+        """
+        order = np.argsort(self.labels, kind="stable")
+        bounds = np.searchsorted(self.labels[order], np.arange(len(self.coefficients) + 1))
+        for start in range(0, len(self.coefficients), _SOLVE_TOGETHER):
+            table = weights @ np.linalg.solve(self._gram_of(slice(start, start + _SOLVE_TOGETHER)), weights.T)
+            first, last = bounds[start], bounds[min(start + _SOLVE_TOGETHER, len(self.coefficients))]
+            voxels = order[first:last]
+            yield voxels, table[self.labels[voxels] - start]
+
+    def undetermined(self, weights: Array) -> NDArray[np.int64]:
+        """Voxels that do not determine a contrast: none, for all voxels have the same volumes.
+
+        Parameters
+        ----------
+        weights : (q, r) float64
+            Contrast in the basis.
+
+        Returns
+        -------
+        (0,) int64
+        """
+        return np.empty(0, np.int64)
+
+    def _gram_of(self, labels: slice) -> Array:
+        """X'W'WX (m, r, r) of some coefficients."""
+        return np.tensordot(pair_weights(self.coefficients[labels].T, self.pairs), self.gram, axes=(0, 0))
+
+
+def pair_weights(rho: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
+    """Weights with which the sums of the pairs make whitened sums.
+
+    Parameters
+    ----------
+    rho : (q, m) float64
+        Autoregressive coefficients.
+    pairs : tuple of (int, int)
+        The pairs (i, j).
+
+    Returns
+    -------
+    (n_pairs, m) float64
+        a_i a_j, with a_0 = 1 and a_i = -rho_i.
+
+    Examples
+    --------
+    >>> pair_weights(np.array([[0.5]]), ((0, 0), (0, 1), (1, 1)))[:, 0].tolist()
+    [1.0, -0.5, 0.25]
+    """
+    a = np.concatenate([np.ones((1, rho.shape[1])), -rho])
+    return np.stack([a[i] * a[j] for i, j in pairs])
+
+
+def autoregression(moments: LaggedMoments) -> Array:
+    """Autoregressive coefficients of the residuals of ordinary least squares at every voxel, exactly.
+
+    Parameters
+    ----------
+    moments : LaggedMoments
+        Of an orthonormal basis of the design and a run, lags 0 to q.
+
+    Returns
+    -------
+    (q, V) float64
+        The Yule-Walker equations of the autocovariances ``r_k = sum e_u e_(u-k) / number of terms`` (nilearn's,
+        without its centring on the mean of all voxels, which is rounding error where the design has a
+        constant); NaN where a voxel does not vary.
+    """
+    lags, order = moments.lags, moments.lags.order
+    theta = np.linalg.solve(lags.gram[0], moments.cross[0])
+    covariances = np.empty((order + 1, theta.shape[1]))
+    for k in range(order + 1):
+        quadratic = np.einsum("iv,iv->v", theta, lags.gram[k] @ theta - 2 * moments.cross[k])
+        terms = max(int(lags.weights[k].sum()), 1) * (1 if k == 0 else 2)
+        covariances[k] = (moments.power[k] + quadratic) / terms
+    flat = moments.broken | (covariances[0] * lags.n_samples <= _rounding(moments))
+    covariances[:, flat] = np.nan
+    if order < 2:
+        with np.errstate(invalid="ignore"):
+            return covariances[1:] / covariances[0]
+    rho = np.full((order, theta.shape[1]), np.nan)
+    seen = np.flatnonzero(~flat)
+    toeplitz = covariances[np.abs(np.subtract.outer(np.arange(order), np.arange(order)))][..., seen].transpose(2, 0, 1)
+    # Unbiased autocovariances need not be positive definite; a singular matrix is left to the pseudo-inverse.
+    good = np.linalg.cond(toeplitz) < 1e12
+    right = covariances[1:, seen].T[:, :, None]
+    rho[:, seen[good]] = np.linalg.solve(toeplitz[good], right[good])[:, :, 0].T
+    rho[:, seen[~good]] = (np.linalg.pinv(toeplitz[~good]) @ right[~good])[:, :, 0].T
+    return rho
+
+
+def quantise(rho: Array, bins: int) -> Array:
+    """Round coefficients towards zero to multiples of 1 / bins, as nilearn does for AR(1).
+
+    Parameters
+    ----------
+    rho : (1, V) float64
+        Coefficients.
+    bins : int
+        Steps from 0 to 1.
+
+    Returns
+    -------
+    (1, V) float64
+    """
+    return np.trunc(rho * bins) / bins + 0.0
+
+
+def fit_run(
+    moments: LaggedMoments, constant: Array, rank: int, adjust: Callable[[Array], Array] | None = None
+) -> WhitenedFit:
+    """Fit a run, from the moments of its design and of the constant.
+
+    Parameters
+    ----------
+    moments : LaggedMoments
+        Of a basis whose first `rank` columns span the design, and which spans the constant.
+    constant : (r,) float64
+        Coefficients of the all-one vector in that basis; those beyond `rank` are zero, or left out, where the
+        design itself spans the constant.
+    rank : int
+        Rank of the design.
+    adjust : callable, optional
+        Takes the autoregressive coefficients (q, V) to those that are used; by default they are themselves.
+
+    Returns
+    -------
+    WhitenedFit
+    """
+    n_samples, gram = moments.lags.n_samples, moments.lags.gram[0]
+    mean = (constant @ moments.cross[0]) / n_samples
+    variance = moments.power[0] / n_samples - mean**2
+    means = (gram @ constant)[:rank] / n_samples
+    moments = of_design(moments, constant, rank)
+    rho = autoregression(moments)
+    spanned = constant if len(constant) == rank else None
+    fit = solve_whitened(moments, rho if adjust is None else adjust(rho), spanned)
+    fitted = np.einsum("iv,iv->v", fit.theta, moments.lags.gram[0] @ fit.theta) / n_samples - (means @ fit.theta) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return replace(fit, r_square=fitted / variance)
+
+
+def of_design(moments: LaggedMoments, constant: Array, rank: int) -> LaggedMoments:
+    """Moments of the design alone, from those of the design and of the constant.
+
+    Parameters
+    ----------
+    moments : LaggedMoments
+        Of a basis whose first `rank` columns span the design.
+    constant : (r,) float64
+        Coefficients of the all-one vector in that basis.
+    rank : int
+        Rank of the design.
+
+    Returns
+    -------
+    LaggedMoments
+        The same, where the design spans the constant; else relative to zero, of `rank` columns.
+    """
+    if len(constant) == rank:
+        return moments
+    return project(rebase(moments, constant), np.eye(len(constant))[:, :rank])
+
+
+def solve_whitened(moments: LaggedMoments, rho: Array, constant: Array | None) -> WhitenedFit:
+    """Whitened least squares at every voxel.
+
+    Parameters
+    ----------
+    moments : LaggedMoments
+        Of a basis of r columns and a run of n volumes.
+    rho : (q, V) float64
+        Autoregressive coefficients of each voxel; voxels with NaN are not fitted.
+    constant : (r,) float64 or None
+        Coefficients of the all-one vector in the basis; None where it is not in the span: the moments are
+        then relative to zero.
+
+    Returns
+    -------
+    WhitenedFit
+        theta = (X'W'WX)^-1 X'W'Wy; residual variance = (y'W'Wy - theta'X'W'Wy) / (n - r).
+    """
+    lags, (rank, n_voxels) = moments.lags, moments.cross.shape[1:]
+    usable = np.isfinite(rho).all(axis=0) & ~moments.broken
+    rho = np.where(usable, rho, 0.0)
+    coefficients, labels = _distinct(rho)
+    shared = len(coefficients) < n_voxels // 4
+    table = _inverses(coefficients, moments) if shared else None
+    theta, residual = np.empty((rank, n_voxels)), np.empty(n_voxels)
+    for start in range(0, n_voxels, _SOLVE_TOGETHER):
+        part = slice(start, start + _SOLVE_TOGETHER)
+        weights = pair_weights(rho[:, part], lags.pairs)
+        cross = np.einsum("pv,prv->vr", weights, moments.cross[:, :, part])
+        inverse = _inverses(rho[:, part].T, moments) if table is None else table[labels[part]]
+        solved = (inverse @ cross[:, :, None])[:, :, 0]
+        theta[:, part] = solved.T
+        power = np.einsum("pv,pv->v", weights, moments.power[:, part])
+        residual[part] = power - np.einsum("vr,vr->v", solved, cross)
+    residual[residual <= _rounding(moments)] = np.nan
+    residual[~usable] = np.nan
+    freedom = lags.n_samples - rank
+    theta[:, np.isnan(residual)] = np.nan
+    return WhitenedFit(
+        theta=theta,
+        reference=moments.reference,
+        constant=constant,
+        residual_variance=residual / freedom if freedom > 0 else np.full(n_voxels, np.nan),
+        degrees_of_freedom=np.full(n_voxels, float(max(freedom, 0))),
+        count=np.where(moments.broken, 0, lags.n_samples),
+        coefficients=coefficients,
+        labels=labels,
+        gram=lags.gram,
+        pairs=lags.pairs,
+        r_square=np.full(n_voxels, np.nan),
+    )
+
+
+def _distinct(rho: Array) -> tuple[Array, NDArray[np.int64]]:
+    """The distinct columns of (q, V), as rows (L, q), and which one each voxel has."""
+    if not len(rho):
+        return np.empty((1, 0)), np.zeros(rho.shape[1], np.int64)
+    if len(rho) == 1:  # several times faster than rows
+        values, labels = np.unique(rho[0], return_inverse=True)
+        return values[:, None], labels
+    distinct, labels = np.unique(rho.T, axis=0, return_inverse=True)
+    return distinct, labels.reshape(-1)
+
+
+def _inverses(coefficients: Array, moments: LaggedMoments) -> Array:
+    """(X'W'WX)^-1 (m, r, r) of coefficients (m, q)."""
+    lags = moments.lags
+    grams = np.tensordot(pair_weights(coefficients.T, lags.pairs), lags.gram, axes=(0, 0))
+    return np.asarray(np.linalg.inv(grams), dtype=np.float64)
+
+
+def _rounding(moments: LaggedMoments) -> Array:
+    """Residual sums of squares up to which a voxel does not vary but for rounding: (V,)."""
+    n_samples = moments.lags.n_samples
+    rounding: Array = 8 * _EPS * np.sqrt(n_samples) * moments.power[0]
+    rounding += n_samples * (8 * _EPS * moments.reference) ** 2
+    return rounding

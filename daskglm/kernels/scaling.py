@@ -1,0 +1,103 @@
+"""Scaling of the values of a run: linear maps of its moments."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daskglm.kernels.lagged import LaggedMoments, scale
+from daskglm.kernels.moments import Array
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is done to the values of a run before the fit.
+
+    Attributes
+    ----------
+    percent_of : {"voxel", "run", None}
+        Values become percent of the mean of their voxel, or of the whole run, minus 100; None: they stay.
+    standardize : bool
+        Values become differences from the mean of their voxel, over its standard deviation (n - 1).
+    """
+
+    percent_of: str | None = None
+    standardize: bool = False
+
+
+def scale_run(moments: LaggedMoments, constant: Array, scaling: Scaling) -> LaggedMoments:
+    """Scale a run; no image is needed for it.
+
+    Parameters
+    ----------
+    moments : LaggedMoments
+        Of a basis that spans the constant.
+    constant : (r,) float64
+        Coefficients of the all-one vector.
+    scaling : Scaling
+        What is done.
+
+    Returns
+    -------
+    LaggedMoments
+        Of ``100 (y / max(mean, 1) - 1)``, nilearn's rule: a mean under one counts as one.
+    """
+    if scaling == Scaling():
+        return moments
+    n_samples = moments.lags.n_samples
+    shift = (constant @ moments.cross[0]) / n_samples
+    mean = moments.reference + shift
+    if scaling.percent_of is None:
+        variance = (moments.power[0] - n_samples * shift**2) / max(n_samples - 1, 1)
+        deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
+        return scale(moments, 1.0 / deviation, -mean / deviation)
+    if scaling.percent_of == "run":
+        mean = np.full_like(mean, mean[~moments.broken].mean() if not moments.broken.all() else 1.0)
+    return scale(moments, 100.0 / np.maximum(mean, 1.0), np.full_like(mean, -100.0))
+
+
+def scale_values(values: NDArray[Any], scaling: Scaling) -> Array:
+    """Scale the values of a run themselves, as :func:`scale_run` scales its moments.
+
+    Parameters
+    ----------
+    values : (n, V) array
+        A run.
+    scaling : Scaling
+        What is done.
+
+    Returns
+    -------
+    (n, V) float64
+    """
+    values = values.astype(np.float64)
+    mean = values.mean(axis=0)
+    if scaling.percent_of is None:
+        if not scaling.standardize:
+            return values
+        deviation = values.std(axis=0, ddof=1)
+        return (values - mean) / np.where(deviation > 0, deviation, 1.0)
+    if scaling.percent_of == "run":
+        mean = np.full_like(mean, np.nanmean(mean))
+    return 100.0 * (values / np.maximum(mean, 1.0) - 1.0)
+
+
+def percent_of_volume(volumes: NDArray[Any]) -> Array:
+    """Express each volume in percent of its mean over the voxels, minus 100.
+
+    Parameters
+    ----------
+    volumes : (m, V) array
+        In image units.
+
+    Returns
+    -------
+    (m, V) float64
+        ``100 (y / max(mean, 1) - 1)``; values that are not finite do not enter the mean.
+    """
+    values = volumes.astype(np.float64)
+    finite = np.isfinite(values)
+    sums = np.where(finite, values, 0.0).sum(axis=1, keepdims=True)
+    mean = sums / np.maximum(finite.sum(axis=1, keepdims=True), 1)
+    return 100.0 * (values / np.maximum(mean, 1.0) - 1.0)

@@ -1,0 +1,392 @@
+"""FirstLevelModel: nilearn's estimator of runs, each read once."""
+
+from typing import Any, Self
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from daskglm.design.matrix import design_array
+from daskglm.errors import ImageError, ParameterError
+from daskglm.graph.compute import compute, n_workers
+from daskglm.graph.runs import RunImages, read_run, solve_run, sum_run
+from daskglm.io.cache import file_states, kept, load_runs, save_runs
+from daskglm.kernels.basis import orthonormal_basis
+from daskglm.kernels.scaling import Scaling, scale_values
+from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
+from daskglm.models.fixed_effects import contrast_over_runs
+from daskglm.models.functional import label_fit, map_image, parse_noise_model
+from daskglm.models.options import Options, checked
+from daskglm.models.runs import RunDesign, run_designs, run_preparation, run_shape, run_sources
+
+# Voxels that are solved by one task.
+_VOXELS_TOGETHER = 2**15
+_DESIGN_PARAMETERS = (
+    "hrf_model", "drift_model", "high_pass", "drift_order", "fir_delays", "min_onset", "oversampling", "modulators",
+    "duration_modulation", "drop_early_events",
+)  # fmt: skip
+# What signal_scaling means: percent of what, and whether volume by volume.
+_SCALINGS: dict[Any, tuple[str | None, bool]] = {
+    False: (None, False), "0": ("voxel", False), "1": (None, True), "(0, 1)": ("run", False),
+}  # fmt: skip
+
+
+class FirstLevelModel(VoxelwiseModel):
+    """Linear model of the runs of one subject at every voxel, with nilearn's interface and results.
+
+    Parameters
+    ----------
+    t_r : float, optional
+        Repetition time in seconds; needed unless `design_matrices` are given.
+    slice_time_ref : float
+        Fraction of `t_r` to which the volumes are aligned, 0 to 1.
+    hrf_model : str, callable, list of callable or None
+        "spm", "glover", either with " + derivative" and " + dispersion", "fir", or kernels.
+    drift_model : {"cosine", "polynomial"} or None
+        Slow drifts.
+    high_pass : float
+        Highest frequency of cosine drifts, in Hz.
+    drift_order : int
+        Highest power of polynomial drifts.
+    fir_delays : sequence of int, optional
+        Delays of "fir", in volumes.
+    min_onset : float
+        Events are laid out from this many seconds before the first volume.
+    mask_img : image, path, fitted masker, False or None
+        Voxels to analyse. None: nilearn's EPI mask of all runs, which takes one more pass. False: all voxels.
+    target_affine, target_shape : array, optional
+        Grid to resample images and mask to, by nilearn (the ``[nilearn]`` extra).
+    smoothing_fwhm : float, 3 floats or None
+        Full width at half maximum of a Gaussian, in mm, applied to each volume before masking.
+    memory : path or joblib.Memory, optional
+        Folder where fits are kept, keyed by images, designs and parameters.
+    memory_level : int
+        0 switches `memory` off.
+    standardize : bool
+        Subtract the mean of each voxel and divide by its standard deviation; with `signal_scaling` False.
+    signal_scaling : {0, 1, (0, 1), False}
+        Percent of the mean of each voxel (0), of each volume (1), of the whole run ((0, 1)), or no scaling.
+    noise_model : str
+        "ols" or "arN".
+    verbose : int
+        1 and more: a progress bar, on standard error.
+    n_jobs : int
+        Threads in this process when no ``distributed.Client`` is active; -1: all cores.
+    minimize_memory : bool
+        Accepted as nilearn does; nothing needs it: `predicted_`, `residuals_` read the images again.
+    subject_label : str, optional
+        Name of the subject, for the second level.
+    random_state : int, optional
+        Seed of nilearn's clusters of coefficients (orders above 1 with `bins`).
+    reports : bool
+        Accepted as nilearn does.
+    oversampling : int
+        Samples a repetition time at which events are laid out.
+    modulators, duration_modulation, drop_early_events
+        As in :func:`~daskglm.design.first_level.make_first_level_design_matrix`.
+    contiguous : bool
+        True: volumes that `sample_masks` keeps count as consecutive for the autoregression, as in nilearn.
+        False: lags never reach across volumes that were left out.
+
+    Attributes
+    ----------
+    design_matrices_ : list of DataFrame
+        One a run, of the analysed volumes.
+    fits_ : list of xarray.Dataset
+        The fit dataset of each run.
+    mask_img_ : Nifti1Image
+        Voxels analysed.
+    n_elements_ : int
+        Their number.
+
+    Notes
+    -----
+    `fit` reads each run once, from its start to its end, a slab of volumes at a time; contrasts read nothing.
+    A voxel that does not vary in a run, or has a value that is not finite, has NaN there and touches no other.
+    """
+
+    def __init__(
+        self,
+        t_r: float | None = None,
+        slice_time_ref: float = 0.0,
+        hrf_model: Any = "glover",
+        drift_model: str | None = "cosine",
+        high_pass: float = 0.01,
+        drift_order: int = 1,
+        fir_delays: Any = None,
+        min_onset: float = -24,
+        mask_img: Any = None,
+        target_affine: Any = None,
+        target_shape: Any = None,
+        smoothing_fwhm: Any = None,
+        memory: Any = None,
+        memory_level: int = 1,
+        standardize: bool = False,
+        signal_scaling: Any = 0,
+        noise_model: str = "ar1",
+        verbose: int = 0,
+        n_jobs: int | None = -1,
+        minimize_memory: bool = True,
+        subject_label: str | None = None,
+        random_state: int | None = None,
+        reports: bool = True,
+        *,
+        oversampling: int = 50,
+        modulators: str = "raw",
+        duration_modulation: bool = False,
+        drop_early_events: bool = False,
+        contiguous: bool = False,
+    ) -> None:
+        self.t_r = t_r
+        self.slice_time_ref = slice_time_ref
+        self.hrf_model = hrf_model
+        self.drift_model = drift_model
+        self.high_pass = high_pass
+        self.drift_order = drift_order
+        self.fir_delays = fir_delays
+        self.min_onset = min_onset
+        self.mask_img = mask_img
+        self.target_affine = target_affine
+        self.target_shape = target_shape
+        self.smoothing_fwhm = smoothing_fwhm
+        self.memory = memory
+        self.memory_level = memory_level
+        self.standardize = standardize
+        self.signal_scaling = signal_scaling
+        self.noise_model = noise_model
+        self.verbose = verbose
+        self.n_jobs = n_jobs
+        self.minimize_memory = minimize_memory
+        self.subject_label = subject_label
+        self.random_state = random_state
+        self.reports = reports
+        self.oversampling = oversampling
+        self.modulators = modulators
+        self.duration_modulation = duration_modulation
+        self.drop_early_events = drop_early_events
+        self.contiguous = contiguous
+
+    def fit(
+        self,
+        run_imgs: Any,
+        events: Any = None,
+        confounds: Any = None,
+        sample_masks: Any = None,
+        design_matrices: Any = None,
+        bins: int | str | None = "auto",
+    ) -> Self:
+        """Read the runs once and fit the model of each at every voxel.
+
+        Parameters
+        ----------
+        run_imgs : path, glob, image, or list of them
+            4-D images, one a run, on one grid.
+        events : DataFrame or path, or list of them, optional
+            Columns onset, duration (seconds), trial_type, modulation.
+        confounds : DataFrame, array or path, or list of them, optional
+            A row a volume.
+        sample_masks : array or list of arrays, optional
+            Numbers of the volumes to keep, or one bool a volume; None in a list keeps all.
+        design_matrices : DataFrame or path, or list of them, optional
+            Designs, in place of events and confounds.
+        bins : int, None or "auto"
+            Steps to which coefficients of "ar1" are rounded, or clusters of those of higher orders, as in
+            nilearn; None: each voxel has its own. "auto": 100 for "ar1" (nilearn's results), else None.
+
+        Returns
+        -------
+        FirstLevelModel
+            Itself.
+
+        Raises
+        ------
+        DesignError, ImageError, SpaceError, CorruptImageError, ParameterError
+            Before the pass, wherever it can be known.
+        """
+        percent_of, by_volume = self._scaling()
+        noise = parse_noise_model(self.noise_model, bins, self.random_state)
+        sources = run_sources(run_imgs)
+        shapes = [run_shape(source)[0] for source in sources]
+        parameters = {name: getattr(self, name) for name in _DESIGN_PARAMETERS}
+        designs = run_designs(
+            shapes, events, confounds, sample_masks, design_matrices, self.t_r, self.slice_time_ref, parameters
+        )
+        how = run_preparation(sources, self._options())
+        runs = [RunImages(source, how, item.volumes, by_volume) for source, item in zip(sources, designs, strict=True)]
+        scaling = Scaling(percent_of, bool(self.standardize) and percent_of is None and not by_volume)
+        self.fits_ = self._fit_runs(runs, designs, noise, scaling)
+        self.design_matrices_ = [item.design for item in designs]
+        self.space_ = how.space
+        self.mask_img_ = how.space.mask_image()
+        self.n_elements_ = int(how.space.voxels.size)
+        self._runs, self._scaled = runs, scaling
+        return self
+
+    def compute_contrast(
+        self,
+        contrast_def: Any,
+        stat_type: str | None = None,
+        output_type: str = "z_score",
+        *,
+        precision_weighted: bool = False,
+    ) -> Any:
+        """Map a contrast, over all runs; no image is read.
+
+        Parameters
+        ----------
+        contrast_def : str, array, or list with one of them a run
+            An expression of regressors, a vector, or for an F contrast a matrix. A run whose weights are all
+            zero, or that lacks a condition of the contrast, is left out with a warning.
+        stat_type : {"t", "F"}, optional
+            By default t for one row, F for several.
+        output_type : {"z_score", "stat", "p_value", "effect_size", "effect_variance", "all"}
+            Which map.
+        precision_weighted : bool
+            Weigh runs by the inverse of their variance; by default they weigh equally, as in nilearn.
+
+        Returns
+        -------
+        Nifti1Image, or dict of them for "all"
+            NaN where no run has the voxel; outside the mask 0, but 1 in maps of p.
+
+        Raises
+        ------
+        ContrastError
+            Where the contrast is unknown, null in all runs or not estimable, or the output type unknown.
+        """
+        wanted = wanted_outputs(output_type)
+        maps = self.contrast_maps(contrast_def, stat_type, precision_weighted=precision_weighted)
+        images = {kind: map_image(maps, str(maps["contrast"].values[0]), kind) for kind in wanted}
+        return images if output_type == "all" else images[output_type]
+
+    def contrast_maps(
+        self, contrast_def: Any, stat_type: str | None = None, *, precision_weighted: bool = False
+    ) -> xr.Dataset:
+        """Maps of a contrast as a dataset.
+
+        Parameters
+        ----------
+        contrast_def, stat_type, precision_weighted
+            As in :meth:`compute_contrast`.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``effect_size (contrast, component, voxel)`` and ``effect_variance, stat, p_value, z_score
+            (contrast, voxel)``, of one contrast.
+
+        Raises
+        ------
+        ContrastError
+            As :meth:`compute_contrast`.
+        """
+        check_is_fitted(self)
+        return contrast_over_runs(self.fits_, contrast_def, stat_type, precision_weighted, self.n_jobs)
+
+    @property
+    def predicted_(self) -> list[Any]:
+        """Fitted values of each run, X beta, in the (scaled) units of the data: 4-D images."""
+        check_is_fitted(self)
+        return [self.space_.to_image(self._predicted(k), outside=0) for k in range(len(self.fits_))]
+
+    @property
+    def residuals_(self) -> list[Any]:
+        """Scaled data minus fitted values of each run, not whitened: 4-D images; the runs are read again."""
+        check_is_fitted(self)
+        return [
+            self.space_.to_image(scale_values(read_run(run), self._scaled) - self._predicted(k), outside=0)
+            for k, run in enumerate(self._runs)
+        ]
+
+    @property
+    def r_square_(self) -> list[Any]:
+        """Variance of the fitted values over that of the data, both unwhitened, of each run: 3-D images."""
+        check_is_fitted(self)
+        return [
+            self.space_.to_image(np.concatenate([item.r_square for item in fit["solution"].values]), outside=0)
+            for fit in self.fits_
+        ]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether `fit` was called."""
+        return hasattr(self, "fits_")
+
+    def _options(self) -> Options:
+        names = ("mask_img", "smoothing_fwhm", "target_affine", "target_shape", "n_jobs")
+        return checked(Options(**{name: getattr(self, name) for name in names}))
+
+    def _scaling(self) -> tuple[str | None, bool]:
+        """Percent of what, and whether volume by volume."""
+        given = self.signal_scaling
+        key = given if given is False else str(tuple(given) if isinstance(given, list) else given)
+        if key not in _SCALINGS or given is True:
+            raise ParameterError(f"signal_scaling is 0, 1, (0, 1) or False, but it is {given!r}")
+        return _SCALINGS[key]
+
+    def _fit_runs(
+        self, runs: list[RunImages], designs: list[RunDesign], noise: Any, scaling: Scaling
+    ) -> list[xr.Dataset]:
+        """The fits of all runs, computed together."""
+        space = runs[0].how.space
+        n_voxels = space.voxels.size
+        chunks = tuple(min(_VOXELS_TOGETHER, n_voxels - start) for start in range(0, n_voxels, _VOXELS_TOGETHER))
+        threads = n_workers(self.n_jobs)
+        lazy, bases = [], []
+        for run, item in zip(runs, designs, strict=True):
+            basis = orthonormal_basis(design_array(item.design))
+            regressors = design_array(item.design) @ basis.to_basis
+            bases.append(basis)
+            moments = sum_run(
+                run, regressors, noise.order, parts=max(1, threads // len(runs)), ahead=len(runs) < threads,
+                contiguous=self.contiguous,
+            )  # fmt: skip
+            lazy.append(solve_run(moments, regressors, noise, scaling, chunks, space.c_order))
+        solutions = self._computed(lazy, runs, designs, (noise, scaling))
+        fits = []
+        for index, (found, basis, item) in enumerate(zip(solutions, bases, designs, strict=True)):
+            fit = label_fit(
+                da.from_array(found, chunks=1), chunks, basis, item.design, space.voxels, space.attributes()
+            )
+            fits.append(fit.assign(solution=("block", found)))
+            if all(np.isnan(part.residual_variance).all() for part in found):
+                raise ImageError(f"no voxel of run {index + 1} varies and is finite; check the image and the mask")
+        return fits
+
+    def _computed(
+        self, lazy: list[da.Array], runs: list[RunImages], designs: list[RunDesign], how: tuple[Any, ...]
+    ) -> list[NDArray[Any]]:
+        """Fits of each run, one object a chunk of voxels; from the cache where they are in it."""
+        progress = "Reading runs" if self.verbose else None
+        folder = self._cache_folder()
+        if folder is None or not all(isinstance(run.source, str) for run in runs):
+            return list(compute(*lazy, n_jobs=self.n_jobs, progress=progress))
+        found = []
+        for solution, run, item in zip(lazy, runs, designs, strict=True):
+            key = [
+                file_states([run.source]), run.how.space.voxels, run.how.smoothing_fwhm, run.how.target_affine,
+                run.how.target_shape, item.volumes, design_array(item.design), run.by_volume, self.contiguous, how,
+            ]  # fmt: skip
+
+            def make(solution: da.Array = solution) -> list[Any]:
+                return list(compute(solution, n_jobs=self.n_jobs, progress=progress)[0])
+
+            items = kept(folder, "run", key, make, save_runs, load_runs)
+            objects = np.empty(len(items), dtype=object)
+            objects[:] = items
+            found.append(objects)
+        return found
+
+    def _predicted(self, run: int) -> NDArray[np.float64]:
+        """Fitted values (n, V) of a run."""
+        predicted: NDArray[np.float64] = design_array(self.design_matrices_[run]) @ self.fits_[run]["beta"].values
+        return predicted
+
+    def _coefficients(self) -> tuple[list[str], NDArray[np.float64]]:
+        names = [
+            f"run-{index + 1} {name}" if len(self.fits_) > 1 else str(name)
+            for index, fit in enumerate(self.fits_)
+            for name in fit["regressor"].values
+        ]
+        return names, np.concatenate([fit["beta"].values for fit in self.fits_])
