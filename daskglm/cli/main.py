@@ -91,7 +91,7 @@ def convert(images: tuple[str, ...], output: str, cluster: str | None, quiet: bo
 
 @main.command()
 @click.argument("images", nargs=-1, required=True)
-@click.option("--formula", required=True, help='Design from the participants, as in "~ age + C(site)".')
+@click.option("--formula", default="~ 1", help='Design from the participants, as in "~ age + C(site)".')
 @click.option("--contrast", "contrasts", multiple=True, help="t contrast: an expression, or name=expression.")
 @click.option("--f-contrast", "f_contrasts", multiple=True, help='F contrast, as in "age, sex"; or name=...')
 @click.option("--output", required=True, type=click.Path(), help="Result folder.")
@@ -108,17 +108,74 @@ def group(
 ) -> None:
     """Fit a model across subjects.
 
-    IMAGES are a store, files, or a quoted glob.
+    IMAGES are a store, files, a quoted glob, or the output of first-level:
+    then one --contrast names the first-level contrast.
     """
+    from daskglm.models.cohort import group_input
     from daskglm.models.group import group_analysis
     from daskglm.report.summary import print_group
 
+    source, named = group_input(_one_or_many(images), _named(contrasts), bool(f_contrasts))
     with _cluster(cluster):
         result = group_analysis(
-            _one_or_many(images), output, formula, _named(contrasts), f_contrasts=_named(f_contrasts),
+            source, output, formula, named, f_contrasts=_named(f_contrasts),
             progress=not quiet, **options,
         )  # fmt: skip
     print_group(result, _console())
+
+
+@main.command("first-level")
+@click.argument("dataset", type=click.Path())
+@click.argument("output", type=click.Path())
+@click.option("--task", help="Task; may be left out where there is one.")
+@click.option("--space", help="Space of the images; may be left out where there is one.")
+@click.option("--contrast", "contrasts", multiple=True, help='t contrast: "face - house", or name=expression.')
+@click.option("--f-contrast", "f_contrasts", multiple=True, help='F contrast, as in "face, house"; or name=...')
+@click.option(
+    "--confounds",
+    multiple=True,
+    help="motion, wm_csf, global_signal, compcor, high_pass, scrub, ica_aroma; motion=full, scrub=5, ...",
+)
+@click.option("--hrf", "hrf_model", default="glover", help='As in "spm + derivative".')
+@click.option("--drift", type=click.Choice(["cosine", "polynomial", "none"]), default="cosine", help="Slow drifts.")
+@click.option("--high-pass", type=float, default=0.01, help="Highest frequency of cosine drifts, in Hz.")
+@click.option("--noise", "noise_model", default="ar1", help="ols, ar1, ar2, ...")
+@click.option("--smoothing-fwhm", type=float, help="Smooth each volume first, in mm.")
+@click.option("--participant-label", "subjects", multiple=True, help="Only these subjects.")
+@click.option("--derivatives", default="derivatives", type=click.Path(), help="Folder of the preprocessed images.")
+@click.option("--t-r", type=float, help="Repetition time in seconds, in place of the dataset's.")
+@click.option("--cluster", help="'local', a scheduler's address or a YAML file; by default threads.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.pass_context
+def first_level(
+    ctx: click.Context,
+    /,
+    dataset: str,
+    output: str,
+    contrasts: tuple[str, ...],
+    f_contrasts: tuple[str, ...],
+    subjects: tuple[str, ...],
+    drift: str,
+    cluster: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Fit every run of a BIDS DATASET.
+
+    Maps of each run and subject go to OUTPUT, and a store a contrast for the group.
+
+    The same command again does what is missing. Runs that fail are in failures.tsv.
+    """
+    from daskglm.models.cohort import first_level_analysis
+    from daskglm.report.summary import print_first_level
+
+    with _cluster(cluster):
+        result = first_level_analysis(
+            dataset, output, _named(contrasts), f_contrasts=_named(f_contrasts), subjects=subjects or None,
+            drift_model=None if drift == "none" else drift, progress=not quiet, **options,
+        )  # fmt: skip
+    print_first_level(result, _console())
+    ctx.exit(0 if result.failures.empty else 1)
 
 
 @main.command()

@@ -59,6 +59,22 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
             raise
 
 
+def compute_here(*lazy: Any) -> tuple[Any, ...]:
+    """Compute lazy objects on this thread: for use within a task, whatever runs it.
+
+    Parameters
+    ----------
+    *lazy : dask collections
+        What to compute.
+
+    Returns
+    -------
+    tuple
+        The computed objects.
+    """
+    return dask.compute(*lazy, scheduler="synchronous")
+
+
 def n_workers(n_jobs: int | None = None) -> int:
     """Number of tasks that run at the same time: threads of the active cluster, or of this process.
 

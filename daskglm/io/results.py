@@ -98,6 +98,71 @@ def write_results(
     return [os.path.join(folder, name) for name in [*names, PROVENANCE]]
 
 
+def write_unit(
+    folder: str, images: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], receipt: str, done: Any
+) -> None:
+    """Write the files of one unit of work, each whole or not at all, and its receipt after them.
+
+    Parameters
+    ----------
+    folder : str
+        Folder; created if it is absent.
+    images : mapping of str to Nifti1Image
+        File name to image.
+    tables : mapping of str to DataFrame
+        File name (.tsv) to table.
+    receipt : str
+        File name (.json) of the receipt: a unit with one is complete.
+    done : object
+        What the receipt says, JSON-ready.
+
+    Raises
+    ------
+    OutputError
+        Where writing fails.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, receipt)
+        if os.path.exists(path):
+            os.remove(path)
+        for name, image in images.items():
+            write_image(image, os.path.join(folder, name))
+        texts = {name: table.to_csv(sep="\t", index=False, na_rep="n/a") for name, table in tables.items()}
+        for name, text in [*texts.items(), (receipt, json.dumps(done, indent=2))]:
+            partial = os.path.join(folder, f".partial-{os.getpid()}-{name}")
+            with open(partial, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(partial, os.path.join(folder, name))
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error}; free space or choose another output") from error
+
+
+def read_receipt(folder: str, receipt: str, key: str) -> Any:
+    """The receipt of a unit that was done before, from the same inputs.
+
+    Parameters
+    ----------
+    folder, receipt : str
+        Where :func:`write_unit` wrote it.
+    key : str
+        What it has to say under "key".
+
+    Returns
+    -------
+    object or None
+        None where the unit is not done, was done from other inputs, or lacks one of its "files".
+    """
+    try:
+        with open(os.path.join(folder, receipt), encoding="utf-8") as file:
+            done = json.load(file)
+    except (OSError, ValueError):
+        return None
+    if done.get("key") != key or not all(os.path.isfile(os.path.join(folder, name)) for name in done["files"]):
+        return None
+    return done
+
+
 def _forget_results(folder: str) -> None:
     """Remove the files of an earlier run, its provenance first."""
     path = os.path.join(folder, PROVENANCE)

@@ -1,5 +1,6 @@
 """FirstLevelModel: nilearn's estimator of runs, each read once."""
 
+from functools import partial
 from typing import Any, Self
 
 import dask.array as da
@@ -9,28 +10,22 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from daskglm.design.matrix import design_array
-from daskglm.errors import ImageError, ParameterError
 from daskglm.graph.compute import compute, n_workers
-from daskglm.graph.runs import RunImages, read_run, solve_run, sum_run
+from daskglm.graph.runs import RunImages, read_run
 from daskglm.io.cache import file_states, kept, load_runs, save_runs
-from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.scaling import Scaling, scale_values
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.fixed_effects import contrast_over_runs
-from daskglm.models.functional import label_fit, map_image, parse_noise_model
+from daskglm.models.functional import map_image
 from daskglm.models.options import Options, checked
+from daskglm.models.parameters import parse_noise_model, parse_scaling
+from daskglm.models.run_fits import label_run, lazy_solution
 from daskglm.models.runs import RunDesign, run_designs, run_preparation, run_shape, run_sources
 
-# Voxels that are solved by one task.
-_VOXELS_TOGETHER = 2**15
-_DESIGN_PARAMETERS = (
+DESIGN_PARAMETERS = (
     "hrf_model", "drift_model", "high_pass", "drift_order", "fir_delays", "min_onset", "oversampling", "modulators",
     "duration_modulation", "drop_early_events",
 )  # fmt: skip
-# What signal_scaling means: percent of what, and whether volume by volume.
-_SCALINGS: dict[Any, tuple[str | None, bool]] = {
-    False: (None, False), "0": ("voxel", False), "1": (None, True), "(0, 1)": ("run", False),
-}  # fmt: skip
 
 
 class FirstLevelModel(VoxelwiseModel):
@@ -205,17 +200,16 @@ class FirstLevelModel(VoxelwiseModel):
         DesignError, ImageError, SpaceError, CorruptImageError, ParameterError
             Before the pass, wherever it can be known.
         """
-        percent_of, by_volume = self._scaling()
+        scaling, by_volume = parse_scaling(self.signal_scaling, self.standardize)
         noise = parse_noise_model(self.noise_model, bins, self.random_state)
         sources = run_sources(run_imgs)
         shapes = [run_shape(source)[0] for source in sources]
-        parameters = {name: getattr(self, name) for name in _DESIGN_PARAMETERS}
+        parameters = {name: getattr(self, name) for name in DESIGN_PARAMETERS}
         designs = run_designs(
             shapes, events, confounds, sample_masks, design_matrices, self.t_r, self.slice_time_ref, parameters
         )
         how = run_preparation(sources, self._options())
         runs = [RunImages(source, how, item.volumes, by_volume) for source, item in zip(sources, designs, strict=True)]
-        scaling = Scaling(percent_of, bool(self.standardize) and percent_of is None and not by_volume)
         self.fits_ = self._fit_runs(runs, designs, noise, scaling)
         self.design_matrices_ = [item.design for item in designs]
         self.space_ = how.space
@@ -283,7 +277,8 @@ class FirstLevelModel(VoxelwiseModel):
             As :meth:`compute_contrast`.
         """
         check_is_fitted(self)
-        return contrast_over_runs(self.fits_, contrast_def, stat_type, precision_weighted, self.n_jobs)
+        run = partial(compute, n_jobs=self.n_jobs)
+        return contrast_over_runs(self.fits_, contrast_def, stat_type, precision_weighted, run)
 
     @property
     def predicted_(self) -> list[Any]:
@@ -317,42 +312,20 @@ class FirstLevelModel(VoxelwiseModel):
         names = ("mask_img", "smoothing_fwhm", "target_affine", "target_shape", "n_jobs")
         return checked(Options(**{name: getattr(self, name) for name in names}))
 
-    def _scaling(self) -> tuple[str | None, bool]:
-        """Percent of what, and whether volume by volume."""
-        given = self.signal_scaling
-        key = given if given is False else str(tuple(given) if isinstance(given, list) else given)
-        if key not in _SCALINGS or given is True:
-            raise ParameterError(f"signal_scaling is 0, 1, (0, 1) or False, but it is {given!r}")
-        return _SCALINGS[key]
-
     def _fit_runs(
         self, runs: list[RunImages], designs: list[RunDesign], noise: Any, scaling: Scaling
     ) -> list[xr.Dataset]:
         """The fits of all runs, computed together."""
-        space = runs[0].how.space
-        n_voxels = space.voxels.size
-        chunks = tuple(min(_VOXELS_TOGETHER, n_voxels - start) for start in range(0, n_voxels, _VOXELS_TOGETHER))
         threads = n_workers(self.n_jobs)
-        lazy, bases = [], []
-        for run, item in zip(runs, designs, strict=True):
-            basis = orthonormal_basis(design_array(item.design))
-            regressors = design_array(item.design) @ basis.to_basis
-            bases.append(basis)
-            moments = sum_run(
-                run, regressors, noise.order, parts=max(1, threads // len(runs)), ahead=len(runs) < threads,
-                contiguous=self.contiguous,
-            )  # fmt: skip
-            lazy.append(solve_run(moments, regressors, noise, scaling, chunks, space.c_order))
-        solutions = self._computed(lazy, runs, designs, (noise, scaling))
-        fits = []
-        for index, (found, basis, item) in enumerate(zip(solutions, bases, designs, strict=True)):
-            fit = label_fit(
-                da.from_array(found, chunks=1), chunks, basis, item.design, space.voxels, space.attributes()
+        lazy = [
+            lazy_solution(
+                run, item, noise, scaling, contiguous=self.contiguous, parts=max(1, threads // len(runs)),
+                ahead=len(runs) < threads,
             )
-            fits.append(fit.assign(solution=("block", found)))
-            if all(np.isnan(part.residual_variance).all() for part in found):
-                raise ImageError(f"no voxel of run {index + 1} varies and is finite; check the image and the mask")
-        return fits
+            for run, item in zip(runs, designs, strict=True)
+        ]  # fmt: skip
+        found = self._computed(lazy, runs, designs, (noise, scaling))
+        return [label_run(*parts, f"run {k + 1}") for k, parts in enumerate(zip(found, runs, designs, strict=True))]
 
     def _computed(
         self, lazy: list[da.Array], runs: list[RunImages], designs: list[RunDesign], how: tuple[Any, ...]

@@ -1,7 +1,7 @@
 """Contrasts over the runs of a subject: fixed effects."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -25,7 +25,7 @@ def contrast_over_runs(
     contrast: Any,
     stat_type: str | None = None,
     precision_weighted: bool = False,
-    n_jobs: int | None = None,
+    compute: Callable[..., tuple[Any, ...]] = compute,
 ) -> xr.Dataset:
     """Maps of a contrast over runs.
 
@@ -39,8 +39,8 @@ def contrast_over_runs(
         By default t for one row, F for several.
     precision_weighted : bool
         Weigh runs by the inverse of their variance.
-    n_jobs : int, optional
-        Threads.
+    compute : callable
+        Computes lazy objects.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def contrast_over_runs(
     weights = run_weights(fits, contrast)
     given = {k: matrix for k, matrix in enumerate(weights) if matrix is not None}
     lazy = [compute_contrasts(fits[k], {name: matrix}, stat_type) for k, matrix in given.items()]
-    maps = compute(*lazy, n_jobs=n_jobs)
+    maps = compute(*lazy)
     kinds = {str(item["stat_type"].values[0]) for item in maps}
     if len(kinds) > 1:
         raise ContrastError("a contrast has the same type in every run, but it is t in some and F in others")

@@ -1,6 +1,5 @@
 """Labelled, lazy functions: images in, fit and maps out."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +16,12 @@ from daskglm.design.matrix import check_design, design_array
 from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
-from daskglm.graph.runs import NoiseModel, solve_run, sum_blocks
+from daskglm.graph.runs import solve_run, sum_blocks
 from daskglm.io.tables import as_table
 from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis
 from daskglm.kernels.contrasts import coefficients
 from daskglm.kernels.scaling import Scaling
+from daskglm.models.parameters import check_fraction, parse_noise_model
 from daskglm.schema.datasets import check_images, participants_of, sample_names, space_of
 
 OUTPUT_TYPES = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
@@ -155,61 +155,6 @@ def match_design(design: pd.DataFrame, images: xr.Dataset, ids_are_known: bool =
     matched = design.iloc[rows]
     matched.attrs = design.attrs
     return matched
-
-
-def check_fraction(min_coverage: float) -> float:
-    """Raise unless `min_coverage` is a fraction.
-
-    Parameters
-    ----------
-    min_coverage : float
-        Fraction of the samples that a voxel must have.
-
-    Returns
-    -------
-    float
-        The same.
-
-    Raises
-    ------
-    ParameterError
-        With its value.
-    """
-    if not 0 <= min_coverage <= 1:
-        raise ParameterError(f"min_coverage is a fraction from 0 to 1, but it is {min_coverage}")
-    return min_coverage
-
-
-def parse_noise_model(noise_model: str, bins: int | str | None = "auto", seed: int | None = None) -> NoiseModel:
-    """The noise model of a name.
-
-    Parameters
-    ----------
-    noise_model : str
-        "ols", or "arN" with N of 1 or more.
-    bins : int, None or "auto"
-        Steps or clusters of coefficients, as in :func:`fit_glm`.
-    seed : int, optional
-        Seed of the clusters.
-
-    Returns
-    -------
-    NoiseModel
-
-    Raises
-    ------
-    ParameterError
-        With the value that is none of these.
-    """
-    match = re.fullmatch(r"ols|ar([1-9][0-9]*)", noise_model.lower()) if isinstance(noise_model, str) else None
-    if match is None:
-        raise ParameterError(f"noise_model is 'ols' or 'arN' with an order N of 1 or more, but it is {noise_model!r}")
-    order = int(match[1] or 0)
-    if bins == "auto":
-        bins = 100 if order == 1 else None
-    if bins is not None and (not isinstance(bins, int) or bins < 1):
-        raise ParameterError(f"bins is a whole number of 1 or more, None or 'auto', but it is {bins!r}")
-    return NoiseModel(order, bins, seed)
 
 
 def label_fit(

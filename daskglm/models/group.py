@@ -109,7 +109,7 @@ def group_analysis(
         Names the rule, the values and the remedy; before images are read wherever it can be known.
     """
     started = time.time()
-    definitions, kinds = _all_contrasts(contrasts, f_contrasts or {})
+    definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
     labels = bids_labels(definitions)
     prepare_output(output, overwrite)
     loaded = load_images(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs))
@@ -145,10 +145,25 @@ def group_analysis(
     return GroupResult(output, files, design, fit, maps, peaks, time.time() - started)
 
 
-def _all_contrasts(
+def all_contrasts(
     contrasts: Mapping[str, str], f_contrasts: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Definitions of all contrasts and the types of those that are F, by name."""
+    """Definitions of all contrasts and the types of those that are F, by name.
+
+    Parameters
+    ----------
+    contrasts, f_contrasts : mapping of str to str
+        Name to expression, of t and F contrasts.
+
+    Returns
+    -------
+    definitions, kinds : dict of str to str
+
+    Raises
+    ------
+    ContrastError
+        Where there is none, or a name is in both.
+    """
     both = sorted(set(contrasts) & set(f_contrasts))
     if both:
         raise ContrastError(f"{listing(both)} is both a t and an F contrast; name one: --f-contrast name=definition")

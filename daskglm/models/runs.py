@@ -172,10 +172,13 @@ def run_designs(
             design = check_design_table(tables[index], run)
         else:
             regressors = _confounds(all_confounds[index], n_volumes, run)
+            if masks[index] is None and regressors is not None:
+                # What load_confounds and first_level_from_bids scrub.
+                masks[index] = regressors.attrs.get("sample_mask")
             table = all_events[index]
             table = read_events(os.fspath(table)) if isinstance(table, (str, os.PathLike)) else table
             times = frame_times(n_volumes, float(t_r or 0), slice_time_ref)
-            design = make_first_level_design_matrix(times, table, add_regs=regressors, **parameters)
+            design = make_first_level_design_matrix(times, table, add_regs=_columns(regressors), **parameters)
         if len(design) != n_volumes:
             raise DesignError(f"a design has a row a volume, but that of {run} has {len(design)} for {n_volumes}")
         volumes = _volumes(masks[index], n_volumes, run)
@@ -274,6 +277,11 @@ def _confounds(given: Any, n_volumes: int, run: str) -> pd.DataFrame | None:
             "check that they belong to this run"
         )
     return table
+
+
+def _columns(table: pd.DataFrame | None) -> pd.DataFrame | None:
+    """A table, or None where it has no columns."""
+    return None if table is None or table.columns.empty else table
 
 
 def _volumes(mask: Any, n_volumes: int, run: str) -> NDArray[np.int64]:

@@ -22,7 +22,6 @@ from daskglm.kernels.moments import Moments
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.functional import (
     check_any_fitted,
-    check_fraction,
     compute_contrasts,
     design_of_formula,
     label_fit,
@@ -31,6 +30,7 @@ from daskglm.models.functional import (
 )
 from daskglm.models.inputs import Loaded, fingerprint, load_images, load_maps
 from daskglm.models.options import Options
+from daskglm.models.parameters import check_fraction
 from daskglm.schema.datasets import sample_names, space_of
 
 

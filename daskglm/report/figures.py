@@ -1,13 +1,18 @@
 """Pictures drawn with matplotlib alone."""
 
+import os
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from daskglm.models.cohort import CohortResult, map_path
 from daskglm.models.group import GroupResult
 from daskglm.schema.datasets import space_of
 from daskglm.schema.space import VolumeSpace
+
+_SUBJECTS_DRAWN = 8
 
 
 def draw_demo(result: GroupResult, truth: NDArray[np.float64], mask: NDArray[np.bool_], path: str) -> None:
@@ -63,6 +68,50 @@ def draw_demo(result: GroupResult, truth: NDArray[np.float64], mask: NDArray[np.
                 figure.colorbar(shown, ax=axes[:, column], location="bottom", shrink=0.8, ticks=ticks, format="%.3g")
     figure.suptitle(f"daskglm demo: {len(result.design)} simulated subjects, ~ age + sex")
     figure.savefig(path, dpi=110)
+
+
+def draw_first_level(result: CohortResult) -> list[str]:
+    """Draw z of the first subjects, over their runs, in the axial slice of the largest |z|: a picture a contrast.
+
+    Parameters
+    ----------
+    result : CohortResult
+        A first-level analysis.
+
+    Returns
+    -------
+    list of str
+        PNG files in ``figures/`` of the result folder.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    paths = []
+    for contrast, label in result.labels.items():
+        shown = [item for item in result.subjects if not item.error and contrast in item.contrasts][:_SUBJECTS_DRAWN]
+        if not shown:
+            continue
+        rows = -(-len(shown) // 4)
+        figure = Figure(figsize=(3.2 * min(len(shown), 4) + 1.2, 3.2 * rows + 0.8), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, min(len(shown), 4), squeeze=False)
+        for axis in axes.flat[len(shown) :]:
+            axis.set_visible(False)
+        for axis, item in zip(axes.flat, shown, strict=False):
+            z = np.nan_to_num(np.asanyarray(nib.load(map_path(item, label, "z")).dataobj))
+            brain = np.asanyarray(nib.load(f"{item.folder}/{item.name}_desc-brain_mask.nii.gz").dataobj) != 0
+            cut = int(np.unravel_index(np.abs(z).argmax(), z.shape)[2])
+            picture = np.where(brain, z, np.nan)[:, :, cut].T
+            drawn = axis.imshow(picture, origin="lower", cmap="RdBu_r", vmin=-8, vmax=8, interpolation="nearest")
+            axis.set(title=f"{item.subject}, slice {cut}: {z.min():.2f} to {z.max():.2f}", xticks=[], yticks=[])
+            axis.set_facecolor("0.85")
+        figure.colorbar(drawn, ax=axes, label="z", shrink=0.7)
+        figure.suptitle(f"{contrast}, over runs")
+        folder = os.path.join(result.output, "figures")
+        os.makedirs(folder, exist_ok=True)
+        paths.append(os.path.join(folder, f"contrast-{label}_stat-z.png"))
+        figure.savefig(paths[-1], dpi=110)
+    return paths
 
 
 def _position(space: VolumeSpace, axis: int, index: tuple[np.intp, ...]) -> float:

@@ -4,11 +4,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from daskglm.models.cohort import CohortResult
 from daskglm.models.convert import Conversion
 from daskglm.models.group import GroupResult
+from daskglm.report.figures import draw_first_level
 from daskglm.schema.datasets import participants_of, sample_names, space_of
+
+_SUBJECTS_SHOWN = 20
 
 
 def print_group(result: GroupResult, console: Console) -> None:
@@ -100,3 +105,35 @@ def _print_peaks(peaks: pd.DataFrame, console: Console) -> None:
         place = (f"{value:.0f}" for value in (row.x, row.y, row.z))
         view.add_row(str(row.contrast), *place, f"{row.stat_type} = {row.stat:.2f}", f"{row.z_score:.2f}")
     console.print(view)
+
+
+def print_first_level(result: CohortResult, console: Console) -> None:
+    """Say what a first-level analysis did, and what failed.
+
+    Parameters
+    ----------
+    result : CohortResult
+        From :func:`~daskglm.models.cohort.first_level_analysis`.
+    console : rich.console.Console
+        Where to.
+    """
+    runs = [run for subject in result.subjects for run in subject.runs]
+    failed, reused = sum(bool(run.error) for run in runs), sum(run.reused for run in runs)
+    console.print(
+        f"{len(result.subjects)} subjects, {len(runs)} runs: {len(runs) - failed - reused} fitted, {reused} kept from "
+        f"before, {failed} failed, after {result.seconds:.1f} s, in {result.output}",
+        markup=False,
+    )
+    if not result.peaks.empty:
+        table = Table(*map(str, result.peaks.columns), title="Extremes of z over runs")
+        for row in result.peaks.head(_SUBJECTS_SHOWN).round(2).itertuples(index=False):
+            table.add_row(*(escape(str(value)) for value in row))
+        console.print(table)
+    for contrast, store in result.stores.items():
+        console.print(f"group store of {contrast}: {store}", markup=False)
+    for path in draw_first_level(result):
+        console.print(f"picture: {path}", markup=False)
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False)
+    for row in result.failures.itertuples():
+        console.print(f"failed: {row.run or row.participant_id}: {row.error}", style="bold red", markup=False)

@@ -1,0 +1,96 @@
+"""Parameters of models that are names or choices -> what the layers below take."""
+
+import re
+from typing import Any
+
+from daskglm.errors import ParameterError
+from daskglm.graph.runs import NoiseModel
+from daskglm.kernels.scaling import Scaling
+
+# What signal_scaling means: percent of what, and whether volume by volume.
+_SCALINGS: dict[str, tuple[str | None, bool]] = {
+    "False": (None, False), "0": ("voxel", False), "1": (None, True), "(0, 1)": ("run", False),
+}  # fmt: skip
+
+
+def check_fraction(min_coverage: float) -> float:
+    """Raise unless `min_coverage` is a fraction.
+
+    Parameters
+    ----------
+    min_coverage : float
+        Fraction of the samples that a voxel must have.
+
+    Returns
+    -------
+    float
+        The same.
+
+    Raises
+    ------
+    ParameterError
+        With its value.
+    """
+    if not 0 <= min_coverage <= 1:
+        raise ParameterError(f"min_coverage is a fraction from 0 to 1, but it is {min_coverage}")
+    return min_coverage
+
+
+def parse_noise_model(noise_model: str, bins: int | str | None = "auto", seed: int | None = None) -> NoiseModel:
+    """The noise model of a name.
+
+    Parameters
+    ----------
+    noise_model : str
+        "ols", or "arN" with N of 1 or more.
+    bins : int, None or "auto"
+        Steps or clusters of coefficients, as in :func:`fit_glm`.
+    seed : int, optional
+        Seed of the clusters.
+
+    Returns
+    -------
+    NoiseModel
+
+    Raises
+    ------
+    ParameterError
+        With the value that is none of these.
+    """
+    match = re.fullmatch(r"ols|ar([1-9][0-9]*)", noise_model.lower()) if isinstance(noise_model, str) else None
+    if match is None:
+        raise ParameterError(f"noise_model is 'ols' or 'arN' with an order N of 1 or more, but it is {noise_model!r}")
+    order = int(match[1] or 0)
+    if bins == "auto":
+        bins = 100 if order == 1 else None
+    if bins is not None and (not isinstance(bins, int) or bins < 1):
+        raise ParameterError(f"bins is a whole number of 1 or more, None or 'auto', but it is {bins!r}")
+    return NoiseModel(order, bins, seed)
+
+
+def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scaling, bool]:
+    """What nilearn's parameters of this name mean.
+
+    Parameters
+    ----------
+    signal_scaling : {0, 1, (0, 1), False}
+        Percent of the mean of each voxel, of each volume, of the whole run, or no scaling.
+    standardize : bool
+        Standardize each voxel; without scaling.
+
+    Returns
+    -------
+    scaling : Scaling
+    by_volume : bool
+        Whether each volume is scaled by its mean.
+
+    Raises
+    ------
+    ParameterError
+        Where it is none of its values.
+    """
+    given = str(tuple(signal_scaling) if isinstance(signal_scaling, list) else signal_scaling)
+    if given not in _SCALINGS:
+        raise ParameterError(f"signal_scaling is 0, 1, (0, 1) or False, but it is {signal_scaling!r}")
+    percent_of, by_volume = _SCALINGS[given]
+    return Scaling(percent_of, bool(standardize) and percent_of is None and not by_volume), by_volume

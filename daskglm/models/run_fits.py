@@ -1,0 +1,90 @@
+"""Runs -> fits, lazily: shared by the estimator and the cohort."""
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from daskglm.design.matrix import design_array
+from daskglm.errors import ImageError
+from daskglm.graph.runs import NoiseModel, RunImages, solve_run, sum_run
+from daskglm.kernels.basis import orthonormal_basis
+from daskglm.kernels.scaling import Scaling
+from daskglm.models.functional import label_fit
+from daskglm.models.runs import RunDesign
+
+# Voxels that are solved by one task.
+_VOXELS_TOGETHER = 2**15
+
+
+def lazy_solution(
+    run: RunImages, design: RunDesign, noise: NoiseModel, scaling: Scaling, *, contiguous: bool = False,
+    parts: int = 1, ahead: bool = False,
+) -> da.Array:  # fmt: skip
+    """The fit of a run, lazily: it is read once.
+
+    Parameters
+    ----------
+    run : RunImages
+        Images.
+    design : RunDesign
+        Design at the analysed volumes.
+    noise : NoiseModel
+        Noise model.
+    scaling : Scaling
+        What is done to the values.
+    contiguous : bool
+        Lags reach across volumes that are left out.
+    parts, ahead
+        As for :func:`~daskglm.graph.runs.sum_run`.
+
+    Returns
+    -------
+    (v,) dask array of WhitenedFit
+        One a chunk of voxels.
+    """
+    matrix = design_array(design.design)
+    regressors = matrix @ orthonormal_basis(matrix).to_basis
+    space = run.how.space
+    moments = sum_run(run, regressors, noise.order, parts, ahead, contiguous)
+    return solve_run(moments, regressors, noise, scaling, _chunks(space.voxels.size), space.c_order)
+
+
+def label_run(found: NDArray[Any], run: RunImages, design: RunDesign, name: str) -> xr.Dataset:
+    """Label the computed fit of a run.
+
+    Parameters
+    ----------
+    found : (v,) array of WhitenedFit
+        What :func:`lazy_solution` gave.
+    run : RunImages
+        Images.
+    design : RunDesign
+        Design.
+    name : str
+        The run, for messages.
+
+    Returns
+    -------
+    xarray.Dataset
+        Fit dataset: ``solution`` in memory, the rest made from it when it is asked for.
+
+    Raises
+    ------
+    ImageError
+        Where no voxel could be fitted.
+    """
+    if all(np.isnan(part.residual_variance).all() for part in found):
+        raise ImageError(f"no voxel of {name} varies and is finite throughout; check the image and the mask")
+    space = run.how.space
+    basis = orthonormal_basis(design_array(design.design))
+    lazy = da.from_array(found, chunks=1)
+    fit = label_fit(lazy, _chunks(space.voxels.size), basis, design.design, space.voxels, space.attributes())
+    return fit.assign(solution=("block", found))
+
+
+def _chunks(n_voxels: int) -> tuple[int, ...]:
+    """Sizes of the chunks of voxels that are solved together."""
+    return tuple(min(_VOXELS_TOGETHER, n_voxels - start) for start in range(0, n_voxels, _VOXELS_TOGETHER))
