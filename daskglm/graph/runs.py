@@ -18,7 +18,7 @@ from daskglm.kernels.basis import with_constant
 from daskglm.kernels.lagged import LaggedMoments, Lags, plan_lags, select, sum_lagged
 from daskglm.kernels.moments import Array
 from daskglm.kernels.noise import autoregression, fit_run, of_design, quantise
-from daskglm.kernels.scaling import Scaling, percent_of_volume, scale_run
+from daskglm.kernels.scaling import Scaling, percent_of_volume, run_mean, scale_run
 
 # Values of a slab of volumes: 57 volumes of 145,000 voxels are 33 MB of float32.
 _SLAB_VALUES = 2**23
@@ -173,14 +173,16 @@ def solve_run(
         (v,) objects: the :class:`WhitenedFit` of each chunk of voxels.
     """
     constant, rank = with_constant(regressors)[1], regressors.shape[1]
-    scaled = _map(_scale_block, moments, constant, scaling)
-    if scaled.size == 1:
+    mean = None
+    if moments.size == 1:
         bounds = np.cumsum([0, *chunks]).tolist()
-        whole = scaled.to_delayed()[0]
+        whole = moments.to_delayed()[0]
+        mean = dask.delayed(_mean_of_run)(whole, constant) if scaling.percent_of == "run" else None
         pieces = [dask.delayed(_piece)(whole, slice(*pair)) for pair in pairwise(bounds)]
-        scaled = da.concatenate([da.from_delayed(piece, (1,), object, _EMPTY) for piece in pieces])
+        moments = da.concatenate([da.from_delayed(piece, (1,), object, _EMPTY) for piece in pieces])
     if noise.order < 2 or noise.bins is None:
-        return _map(_solve_block, scaled, constant, rank, noise)
+        return _map(_solve_block, moments, constant, rank, scaling, mean, noise)
+    scaled = _map(_scale_block, moments, constant, scaling, mean)
     rho = da.map_blocks(
         _autoregression_block, scaled[None], constant, rank, dtype=float, chunks=((noise.order,), chunks),
         meta=np.empty((0, 0)),
@@ -206,7 +208,7 @@ def read_run(run: RunImages) -> NDArray[Any]:
     (n, V) array
         In image units, or in percent where `by_volume`.
     """
-    return np.concatenate(list(_slabs(run, 0, len(run.volumes))))
+    return np.concatenate([slab.copy() for slab in _slabs(run, 0, len(run.volumes))])
 
 
 def mean_of_run(source: Any, how: Preparation) -> Any:
@@ -242,19 +244,26 @@ def _volumes(source: Any, start: int, stop: int) -> Iterator[tuple[int, NDArray[
 
 
 def _slabs(run: RunImages, start: int, stop: int) -> Iterator[NDArray[Any]]:
-    """Slabs (m, V) of the rows `start` to `stop` of a run."""
+    """Slabs (m, V) of the rows `start` to `stop` of a run; a slab is overwritten by the second one after it."""
     wanted = run.volumes[start:stop]
-    size = int(np.clip(_SLAB_VALUES // max(run.how.space.voxels.size, 1), *_SLAB_VOLUMES))
-    kept, rows = set(wanted.tolist()), []
+    n_voxels = run.how.space.voxels.size
+    size = min(int(np.clip(_SLAB_VALUES // max(n_voxels, 1), *_SLAB_VOLUMES)), len(wanted))
+    numbers, filled = set(wanted.tolist()), 0
+    buffers: list[NDArray[Any]] = []
     for number, values, shape, affine, name in _volumes(run.source, int(wanted[0]), int(wanted[-1]) + 1):
-        if number in kept:
-            row = prepare(values[None], shape, affine, name, run.how)
-            rows.append(percent_of_volume(row) if run.by_volume else row)
-        if len(rows) == size:
-            yield np.concatenate(rows)
-            rows = []
-    if rows:
-        yield np.concatenate(rows)
+        if number not in numbers:
+            continue
+        row = prepare(values[None], shape, affine, name, run.how)
+        row = percent_of_volume(row) if run.by_volume else row
+        if not buffers:  # made once: fresh memory costs more than the arithmetic
+            buffers = [np.empty((size, n_voxels), row.dtype) for _ in range(1 if size == len(wanted) else 2)]
+        buffers[0][filled] = row[0]
+        filled += 1
+        if filled == size:
+            yield buffers[0]
+            buffers, filled = buffers[::-1], 0
+    if filled:
+        yield buffers[0][:filled]
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -296,15 +305,22 @@ def _piece(moments: NDArray[Any], voxels: slice) -> NDArray[Any]:
     return _boxed(select(moments[0], voxels))
 
 
-def _scale_block(moments: NDArray[Any], constant: Array, scaling: Scaling) -> NDArray[Any]:
+def _mean_of_run(moments: NDArray[Any], constant: Array) -> float:
+    """Mean of the one run in a block."""
+    return run_mean(moments[0], constant)
+
+
+def _scale_block(moments: NDArray[Any], constant: Array, scaling: Scaling, mean: float | None) -> NDArray[Any]:
     """Scaled moments of the one run in a block."""
-    return _boxed(scale_run(moments[0], constant, scaling))
+    return _boxed(scale_run(moments[0], constant, scaling, np.nan if mean is None else mean))
 
 
-def _solve_block(moments: NDArray[Any], constant: Array, rank: int, noise: NoiseModel) -> NDArray[Any]:
-    """Fit of the one run in a block."""
+def _solve_block(
+    moments: NDArray[Any], constant: Array, rank: int, scaling: Scaling, mean: float | None, noise: NoiseModel
+) -> NDArray[Any]:
+    """Fit of the one run in a block, scaled."""
     adjust = None if noise.bins is None or noise.order != 1 else partial(quantise, bins=noise.bins)
-    return _boxed(fit_run(moments[0], constant, rank, adjust))
+    return _boxed(fit_run(_scale_block(moments, constant, scaling, mean)[0], constant, rank, adjust))
 
 
 def _autoregression_block(moments: NDArray[Any], constant: Array, rank: int) -> Array:

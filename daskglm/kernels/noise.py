@@ -138,7 +138,9 @@ def autoregression(moments: LaggedMoments) -> Array:
         constant); NaN where a voxel does not vary.
     """
     lags, order = moments.lags, moments.lags.order
-    theta = np.linalg.solve(lags.gram[0], moments.cross[0])
+    if order == 0:
+        return np.empty((0, moments.reference.size))
+    theta = np.linalg.inv(lags.gram[0]) @ moments.cross[0]
     covariances = np.empty((order + 1, theta.shape[1]))
     for k in range(order + 1):
         quadratic = np.einsum("iv,iv->v", theta, lags.gram[k] @ theta - 2 * moments.cross[k])
@@ -256,14 +258,16 @@ def solve_whitened(moments: LaggedMoments, rho: Array, constant: Array | None) -
     rho = np.where(usable, rho, 0.0)
     coefficients, labels = _distinct(rho)
     shared = len(coefficients) < n_voxels // 4
-    table = _inverses(coefficients, moments) if shared else None
+    table = np.linalg.inv(_grams(coefficients, moments)) if shared else None
     theta, residual = np.empty((rank, n_voxels)), np.empty(n_voxels)
     for start in range(0, n_voxels, _SOLVE_TOGETHER):
         part = slice(start, start + _SOLVE_TOGETHER)
         weights = pair_weights(rho[:, part], lags.pairs)
         cross = np.einsum("pv,prv->vr", weights, moments.cross[:, :, part])
-        inverse = _inverses(rho[:, part].T, moments) if table is None else table[labels[part]]
-        solved = (inverse @ cross[:, :, None])[:, :, 0]
+        if table is None:
+            solved = np.linalg.solve(_grams(rho[:, part].T, moments), cross[:, :, None])[:, :, 0]
+        else:
+            solved = (table[labels[part]] @ cross[:, :, None])[:, :, 0]
         theta[:, part] = solved.T
         power = np.einsum("pv,pv->v", weights, moments.power[:, part])
         residual[part] = power - np.einsum("vr,vr->v", solved, cross)
@@ -297,11 +301,10 @@ def _distinct(rho: Array) -> tuple[Array, NDArray[np.int64]]:
     return distinct, labels.reshape(-1)
 
 
-def _inverses(coefficients: Array, moments: LaggedMoments) -> Array:
-    """(X'W'WX)^-1 (m, r, r) of coefficients (m, q)."""
+def _grams(coefficients: Array, moments: LaggedMoments) -> Array:
+    """X'W'WX (m, r, r) of coefficients (m, q)."""
     lags = moments.lags
-    grams = np.tensordot(pair_weights(coefficients.T, lags.pairs), lags.gram, axes=(0, 0))
-    return np.asarray(np.linalg.inv(grams), dtype=np.float64)
+    return np.tensordot(pair_weights(coefficients.T, lags.pairs), lags.gram, axes=(0, 0))
 
 
 def _rounding(moments: LaggedMoments) -> Array:

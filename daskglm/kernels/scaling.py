@@ -26,7 +26,26 @@ class Scaling:
     standardize: bool = False
 
 
-def scale_run(moments: LaggedMoments, constant: Array, scaling: Scaling) -> LaggedMoments:
+def run_mean(moments: LaggedMoments, constant: Array) -> float:
+    """Mean of a run over volumes and voxels.
+
+    Parameters
+    ----------
+    moments : LaggedMoments
+        Of a basis that spans the constant.
+    constant : (r,) float64
+        Coefficients of the all-one vector.
+
+    Returns
+    -------
+    float
+        Of the voxels that are finite throughout; NaN where there is none.
+    """
+    means = _means(moments, constant)[~moments.broken]
+    return float(means.mean()) if means.size else np.nan
+
+
+def scale_run(moments: LaggedMoments, constant: Array, scaling: Scaling, grand_mean: float = np.nan) -> LaggedMoments:
     """Scale a run; no image is needed for it.
 
     Parameters
@@ -37,6 +56,8 @@ def scale_run(moments: LaggedMoments, constant: Array, scaling: Scaling) -> Lagg
         Coefficients of the all-one vector.
     scaling : Scaling
         What is done.
+    grand_mean : float
+        Mean of the run, from :func:`run_mean`, where values become percent of it.
 
     Returns
     -------
@@ -45,16 +66,21 @@ def scale_run(moments: LaggedMoments, constant: Array, scaling: Scaling) -> Lagg
     """
     if scaling == Scaling():
         return moments
-    n_samples = moments.lags.n_samples
-    shift = (constant @ moments.cross[0]) / n_samples
-    mean = moments.reference + shift
+    mean = _means(moments, constant)
     if scaling.percent_of is None:
-        variance = (moments.power[0] - n_samples * shift**2) / max(n_samples - 1, 1)
+        n_samples = moments.lags.n_samples
+        variance = (moments.power[0] - n_samples * (mean - moments.reference) ** 2) / max(n_samples - 1, 1)
         deviation = np.sqrt(np.where(variance > 0, variance, 1.0))
         return scale(moments, 1.0 / deviation, -mean / deviation)
     if scaling.percent_of == "run":
-        mean = np.full_like(mean, mean[~moments.broken].mean() if not moments.broken.all() else 1.0)
+        mean = np.full_like(mean, grand_mean)
     return scale(moments, 100.0 / np.maximum(mean, 1.0), np.full_like(mean, -100.0))
+
+
+def _means(moments: LaggedMoments, constant: Array) -> Array:
+    """Mean of each voxel."""
+    means: Array = moments.reference + (constant @ moments.cross[0]) / moments.lags.n_samples
+    return means
 
 
 def scale_values(values: NDArray[Any], scaling: Scaling) -> Array:

@@ -1,0 +1,149 @@
+"""First-level models beside nilearn's: time and memory of one run.
+
+Usage: ``python tests/benchmarks/bench_first_level.py [run|volumes|cohort] [--repeats 3]``
+
+run      72 x 86 x 72 x 300 voxels and volumes, 145,000 in the mask, 15 columns, float32, .nii and .nii.gz.
+volumes  peak memory of 300 and 3,000 volumes.
+cohort   200 simulated runs through the command's function on a LocalCluster of one and of two workers.
+
+Each measurement is a process of its own, started in turn by this one; times are medians, memory is the peak of
+the process above that of a process which only imports the same modules.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import nibabel as nib
+import numpy as np
+
+SHAPE = (72, 86, 72)
+N_MASK = 145_000
+N_COLUMNS = 15
+
+
+def simulate(folder: str, n_volumes: int) -> None:
+    """Write a mask, a design and a run as .nii, volume by volume."""
+    rng = np.random.default_rng(0)
+    grid = np.indices(SHAPE).reshape(3, -1).T - (np.array(SHAPE) - 1) / 2
+    inside = np.argsort((grid**2).sum(axis=1))[:N_MASK]
+    mask = np.zeros(SHAPE, np.uint8)
+    mask.reshape(-1)[inside] = 1
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    nib.save(nib.Nifti1Image(mask, affine), os.path.join(folder, "mask.nii.gz"))
+    design = np.column_stack([rng.standard_normal((n_volumes, N_COLUMNS - 1)), np.ones(n_volumes)])
+    np.save(os.path.join(folder, f"design_{n_volumes}.npy"), design)
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    header.set_data_shape((*SHAPE, n_volumes))
+    header.set_sform(affine)
+    header["pixdim"][1:5] = 2
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    noise = np.zeros(SHAPE, np.float32)
+    with open(os.path.join(folder, f"run_{n_volumes}.nii"), "wb") as file:
+        file.write(header.binaryblock + b"\0" * 4)
+        for _ in range(n_volumes):
+            noise = np.float32(0.4) * noise + rng.standard_normal(SHAPE, dtype=np.float32)
+            values = np.where(mask, 1000 + 10 * noise, 0).astype(np.float32)
+
+            file.write(values.tobytes(order="F"))
+
+
+def measure(what: str, folder: str, name: str, n_volumes: int, noise: str) -> None:
+    """Do one thing in this process and print its seconds, its peak above the imports, and its result."""
+    import pandas as pd
+
+    path = os.path.join(folder, name)
+    columns = [f"c{k}" for k in range(N_COLUMNS)]
+    design = pd.DataFrame(np.load(os.path.join(folder, f"design_{n_volumes}.npy")), columns=columns)
+    mask = os.path.join(folder, "mask.nii.gz")
+    if what == "nilearn":
+        from nilearn.glm.first_level import FirstLevelModel
+    else:
+        from daskglm import FirstLevelModel
+    from daskglm.io.nifti import stream_volumes
+
+    nib.load(mask).get_fdata()
+    before, start, result = peak(), time.perf_counter(), 0.0
+    if what == "read":
+        for volume in stream_volumes(path):
+            result += float(volume[0])
+    else:
+        model = FirstLevelModel(mask_img=mask, noise_model=noise, minimize_memory=True)
+        z = model.fit(path, design_matrices=design).compute_contrast("c0 - c1").get_fdata()
+        result = float(np.nansum(z**2))
+    print(json.dumps([time.perf_counter() - start, peak() - before, result]))
+
+
+def peak() -> float:
+    """Peak resident memory of this process in MB."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
+def run_apart(folder: str, *arguments: str, repeats: int) -> tuple[float, float, float]:
+    """Medians of seconds and MB, and the result, of a measurement in processes of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, "--one", folder, *arguments]
+    found = [json.loads(subprocess.check_output(command).splitlines()[-1]) for _ in range(repeats)]
+    return statistics.median(x[0] for x in found), statistics.median(x[1] for x in found), found[0][2]
+
+
+def bench_run(folder: str, repeats: int) -> None:
+    """nilearn and daskglm on one run."""
+    simulate(folder, 300)
+    subprocess.check_call(["gzip", "-1", "-k", os.path.join(folder, "run_300.nii")])
+    sizes = [os.path.getsize(os.path.join(folder, f"run_300.nii{end}")) / 1e6 for end in ("", ".gz")]
+    print(f"one run, {SHAPE} x 300 float32, {N_MASK} voxels, {N_COLUMNS} columns: {sizes[0]:.0f} MB, {sizes[1]:.0f} MB gz")
+    for name in ("run_300.nii", "run_300.nii.gz"):
+        read = run_apart(folder, "read", name, "300", "-", repeats=repeats)
+        print(f"{name}: only reading{' and decompressing' if name.endswith('gz') else ''}: {read[0]:.2f} s")
+        for noise in ("ols", "ar1") + (("ar2",) if name.endswith("nii") else ()):
+            theirs = run_apart(folder, "nilearn", name, "300", noise, repeats=1 if noise == "ar2" else repeats)
+            ours = run_apart(folder, "daskglm", name, "300", noise, repeats=repeats)
+            print(
+                f"  {noise}: nilearn {theirs[0]:.2f} s {theirs[1]:.0f} MB; daskglm {ours[0]:.2f} s {ours[1]:.0f} MB; "
+                f"{theirs[0] / ours[0]:.1f} times faster, memory 1/{theirs[1] / ours[1]:.1f}; "
+                f"{ours[0] / read[0]:.2f} times reading; sum z^2 {theirs[2]:.1f} {ours[2]:.1f}",
+                flush=True,
+            )
+
+
+def bench_volumes(folder: str, repeats: int) -> None:
+    """Memory of 300 and 3,000 volumes."""
+    peaks = {}
+    for n_volumes in (300, 3000):
+        simulate(folder, n_volumes)
+        seconds, peaks[n_volumes], _ = run_apart(folder, "daskglm", f"run_{n_volumes}.nii", str(n_volumes), "ar1", repeats=repeats)
+        print(f"{n_volumes} volumes: {seconds:.2f} s, {peaks[n_volumes]:.0f} MB", flush=True)
+        os.remove(os.path.join(folder, f"run_{n_volumes}.nii"))
+    print(f"3,000 volumes take {peaks[3000] / peaks[300]:.2f} times the memory of 300")
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=["run", "volumes", "cohort", "all"], default="all")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        folder, what, name, n_volumes, noise = options.one
+        measure(what, folder, name, int(n_volumes), noise)
+        return
+    folder = tempfile.mkdtemp()
+    try:
+        for part, bench in (("run", bench_run), ("volumes", bench_volumes)):
+            if options.part in (part, "all"):
+                bench(folder, options.repeats)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
