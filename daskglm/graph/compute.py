@@ -37,7 +37,8 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
     StoreError
         Where a chunk of a store fails its checksum.
     """
-    configured = dask.base.get_scheduler() is not None
+    # dask.base.get_scheduler says the same, but imports distributed to say it.
+    configured = dask.config.get("scheduler", None) is not None or _active_client() is not None
     with ExitStack() as stack:
         options: dict[str, Any] = {}
         if not configured:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
+from operator import add
 from typing import Any, TypeVar
 
 import dask
@@ -100,8 +101,8 @@ def sum_run(
     Returns
     -------
     dask.array.Array
-        (1,) object: the :class:`LaggedMoments`. A task holds two slabs at a time, whatever the number of
-        volumes.
+        (parts, 1) objects: the :class:`LaggedMoments` of each stretch. A task holds two slabs at a time,
+        whatever the number of volumes.
     """
     basis, _ = with_constant(regressors)
     lags = dask.delayed(plan_lags(basis, order, None if contiguous else run.volumes), pure=True)
@@ -112,9 +113,8 @@ def sum_run(
         dask.delayed(_sum_part)(shared, lags, start, stop, ahead)
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
     ]
-    while len(sums) > 1:
-        sums = [dask.delayed(_add)(*sums[k : k + 2]) if k + 1 < len(sums) else sums[k] for k in range(0, len(sums), 2)]
-    return da.from_delayed(dask.delayed(_boxed)(sums[0]), (1,), object, _EMPTY)
+    boxes = [da.from_delayed(dask.delayed(_boxed)(item), (1,), object, _EMPTY)[:, None] for item in sums]
+    return da.concatenate(boxes)
 
 
 def sum_blocks(data: da.Array, regressors: Array, order: int, volumes: NDArray[np.int64] | None = None) -> da.Array:
@@ -154,16 +154,16 @@ def solve_run(
 
     Parameters
     ----------
-    moments : (v,) dask array of LaggedMoments
-        From :func:`sum_run` or :func:`sum_blocks`.
+    moments : (parts, 1) or (v,) dask array of LaggedMoments
+        From :func:`sum_run`: stretches of a run, all voxels; or from :func:`sum_blocks`: chunks of voxels.
     regressors : (n, r) float64
         Orthonormal basis of the design.
     noise : NoiseModel
         Of the order the moments were summed for.
     scaling : Scaling
-        What is done to the values of a voxel; a grand mean is that of all voxels, so it needs v = 1.
+        What is done to the values; percent of the mean of a run needs all voxels.
     chunks : tuple of int
-        Voxels that are solved together; where v > 1, the voxels of each moments.
+        Voxels that are solved together; those of each moments from :func:`sum_blocks`.
     order_of_clusters : (V,) int64, optional
         The order in which voxels enter the search for clusters.
 
@@ -174,11 +174,10 @@ def solve_run(
     """
     constant, rank = with_constant(regressors)[1], regressors.shape[1]
     mean = None
-    if moments.size == 1:
-        bounds = np.cumsum([0, *chunks]).tolist()
-        whole = moments.to_delayed()[0]
-        mean = dask.delayed(_mean_of_run)(whole, constant) if scaling.percent_of == "run" else None
-        pieces = [dask.delayed(_piece)(whole, slice(*pair)) for pair in pairwise(bounds)]
+    if moments.ndim == 2:
+        stretches = moments.to_delayed()[:, 0].tolist()
+        mean = dask.delayed(_mean_of_run)(stretches, constant) if scaling.percent_of == "run" else None
+        pieces = [dask.delayed(_piece)(stretches, slice(*pair)) for pair in pairwise(np.cumsum([0, *chunks]).tolist())]
         moments = da.concatenate([da.from_delayed(piece, (1,), object, _EMPTY) for piece in pieces])
     if noise.order < 2 or noise.bins is None:
         return _map(_solve_block, moments, constant, rank, scaling, mean, noise)
@@ -283,11 +282,6 @@ def _sum_part(run: RunImages, lags: Lags, start: int, stop: int, ahead: bool) ->
     return sum_lagged(_ahead(slabs) if ahead else slabs, lags, reference, start)
 
 
-def _add(first: LaggedMoments, second: LaggedMoments) -> LaggedMoments:
-    """Moments of two stretches."""
-    return first + second
-
-
 def _boxed(item: Any) -> NDArray[Any]:
     """One object in an array, so that Dask can label it."""
     box = np.empty(1, dtype=object)
@@ -300,14 +294,14 @@ def _sum_block(data: NDArray[Any], start: NDArray[Any], reference: NDArray[Any],
     return _boxed(sum_lagged([data], lags, reference, int(start[0])))[None]
 
 
-def _piece(moments: NDArray[Any], voxels: slice) -> NDArray[Any]:
-    """Moments of some voxels."""
-    return _boxed(select(moments[0], voxels))
+def _piece(stretches: list[NDArray[Any]], voxels: slice) -> NDArray[Any]:
+    """Moments of some voxels, over all stretches: added here, where they are few."""
+    return _boxed(reduce(add, (select(item[0, 0], voxels) for item in stretches)))
 
 
-def _mean_of_run(moments: NDArray[Any], constant: Array) -> float:
-    """Mean of the one run in a block."""
-    return run_mean(moments[0], constant)
+def _mean_of_run(stretches: list[NDArray[Any]], constant: Array) -> float:
+    """Mean of a run over volumes and voxels."""
+    return run_mean([item[0, 0] for item in stretches], constant)
 
 
 def _scale_block(moments: NDArray[Any], constant: Array, scaling: Scaling, mean: float | None) -> NDArray[Any]:

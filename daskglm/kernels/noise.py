@@ -155,7 +155,7 @@ def autoregression(moments: LaggedMoments) -> Array:
     seen = np.flatnonzero(~flat)
     toeplitz = covariances[np.abs(np.subtract.outer(np.arange(order), np.arange(order)))][..., seen].transpose(2, 0, 1)
     # Unbiased autocovariances need not be positive definite; a singular matrix is left to the pseudo-inverse.
-    good = np.linalg.cond(toeplitz) < 1e12
+    good = np.abs(np.linalg.det(toeplitz / toeplitz[:, :1, :1])) > 1e-12
     right = covariances[1:, seen].T[:, :, None]
     rho[:, seen[good]] = np.linalg.solve(toeplitz[good], right[good])[:, :, 0].T
     rho[:, seen[~good]] = (np.linalg.pinv(toeplitz[~good]) @ right[~good])[:, :, 0].T
@@ -294,9 +294,11 @@ def _distinct(rho: Array) -> tuple[Array, NDArray[np.int64]]:
     """The distinct columns of (q, V), as rows (L, q), and which one each voxel has."""
     if not len(rho):
         return np.empty((1, 0)), np.zeros(rho.shape[1], np.int64)
-    if len(rho) == 1:  # several times faster than rows
-        values, labels = np.unique(rho[0], return_inverse=True)
+    values, labels = np.unique(rho[0], return_inverse=True)
+    if len(rho) == 1:
         return values[:, None], labels
+    if values.size > rho.shape[1] // 4:  # each voxel has its own: sorting rows would find nothing
+        return np.ascontiguousarray(rho.T), np.arange(rho.shape[1])
     distinct, labels = np.unique(rho.T, axis=0, return_inverse=True)
     return distinct, labels.reshape(-1)
 

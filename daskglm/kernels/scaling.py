@@ -1,5 +1,6 @@
 """Scaling of the values of a run: linear maps of its moments."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,13 @@ class Scaling:
     standardize: bool = False
 
 
-def run_mean(moments: LaggedMoments, constant: Array) -> float:
+def run_mean(stretches: Sequence[LaggedMoments], constant: Array) -> float:
     """Mean of a run over volumes and voxels.
 
     Parameters
     ----------
-    moments : LaggedMoments
-        Of a basis that spans the constant.
+    stretches : sequence of LaggedMoments
+        Of a basis that spans the constant; all volumes of the run together.
     constant : (r,) float64
         Coefficients of the all-one vector.
 
@@ -41,8 +42,9 @@ def run_mean(moments: LaggedMoments, constant: Array) -> float:
     float
         Of the voxels that are finite throughout; NaN where there is none.
     """
-    means = _means(moments, constant)[~moments.broken]
-    return float(means.mean()) if means.size else np.nan
+    fine = ~np.any([item.broken for item in stretches], axis=0)
+    shifts = sum(constant @ item.cross[0] for item in stretches) / stretches[0].lags.n_samples
+    return float((stretches[0].reference + shifts)[fine].mean()) if fine.any() else np.nan
 
 
 def scale_run(moments: LaggedMoments, constant: Array, scaling: Scaling, grand_mean: float = np.nan) -> LaggedMoments:
