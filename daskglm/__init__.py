@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from daskglm.errors import DaskGLMError as DaskGLMError
     from daskglm.inference.peaks import find_peaks as find_peaks
     from daskglm.io.store import open_images as open_images
+    from daskglm.models.bids import first_level_from_bids as first_level_from_bids
+    from daskglm.models.cohort import first_level_analysis as first_level_analysis
     from daskglm.models.convert import convert as convert
     from daskglm.models.first_level import FirstLevelModel as FirstLevelModel
     from daskglm.models.fixed_effects import compute_fixed_effects as compute_fixed_effects
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from daskglm.schema.space import VolumeSpace as VolumeSpace
 
 _HOMES = {
+    "first_level_from_bids": "models.bids",
+    "first_level_analysis": "models.cohort",
     "FirstLevelModel": "models.first_level",
     "compute_fixed_effects": "models.fixed_effects",
     "make_first_level_design_matrix": "design.first_level",

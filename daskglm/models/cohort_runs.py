@@ -172,9 +172,10 @@ def combine_files(subject: str, runs: Sequence[Receipt], plan: Plan) -> Receipt:
     name = _common_name([item.name for item in runs])
     folder = os.path.join(plan.output, subject)
     receipt = Receipt(name, subject, folder, runs=list(runs))
+    if not usable:
+        receipt.error, receipt.error_type = f"none of the {len(runs)} runs of {subject} could be fitted", "DesignError"
+        return receipt
     try:
-        if not usable:
-            raise DesignError(f"none of the {len(runs)} runs of {subject} could be fitted")
         receipt.key = joblib.hash([sorted(item.key for item in usable), plan.precision_weighted])
         done = read_receipt(folder, f"{name}_glm.json", receipt.key)
         if done is not None:

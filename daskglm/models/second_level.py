@@ -20,6 +20,7 @@ from daskglm.io.tables import as_table
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.moments import Moments
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
+from daskglm.models.first_level_input import are_models, effects_of_models, subjects_of_models
 from daskglm.models.functional import (
     check_any_fitted,
     compute_contrasts,
@@ -130,8 +131,8 @@ class SecondLevelModel(VoxelwiseModel):
 
         Parameters
         ----------
-        second_level_input : list of paths or images, glob, 4-D image, Series, DataFrame, store or Dataset
-            A DataFrame has columns subject_label, map_name and effects_map_path and is sorted by subject.
+        second_level_input : list of FirstLevelModel, paths or images, glob, 4-D image, DataFrame, store, ...
+            Also a Series or an images dataset. A DataFrame has columns subject_label, map_name and effects_map_path and is sorted by subject.
         confounds : DataFrame or path, optional
             Table with a column subject_label or participant_id: the covariates of an automatic design
             (DataFrame input), or the participants of `formula`. A store brings its own.
@@ -150,28 +151,44 @@ class SecondLevelModel(VoxelwiseModel):
         DesignError, ImageError, SpaceError, CorruptImageError
             Before the pass, wherever it can be known.
         """
-        if isinstance(second_level_input, pd.DataFrame):
+        self._models = list(second_level_input) if are_models(second_level_input) else None
+        if self._models is not None:
+            loaded: dict[str | None, Loaded] = {None: subjects_of_models(self._models)}
+        elif isinstance(second_level_input, pd.DataFrame):
             loaded = load_maps(second_level_input, self._options())
         else:
             loaded = {None: load_images(second_level_input, self._options())}
-        subjects = sample_names(next(iter(loaded.values())).images) if None not in loaded else None
         first = next(iter(loaded.values()))
+        named = self._models is not None or None not in loaded
+        subjects = sample_names(first.images) if named else None
         design = self._design(first, subjects, as_table(confounds), as_table(design_matrix), formula)
         n_samples = first.images.sizes["sample"]
         check_design(design, n_samples, allow_rank_deficient=self.allow_rank_deficient)
-        lazy = {name: self._lazy_fit(item, design) for name, item in loaded.items()}
-        progress = "Reading images" if self.verbose else None
-        computed = compute(*lazy.values(), n_jobs=self.n_jobs, progress=progress)
-        self.fits_ = dict(zip(lazy, computed, strict=True))
-        for name, item in self.fits_.items():
-            check_any_fitted(item, "" if name is None else f" of {name}")
         self.design_matrix_ = design
         self.second_level_input_, self.confounds_ = second_level_input, confounds
-        self.space_ = space_of(first.images)
+        self.fits_: dict[str | None, xr.Dataset] = {}
+        self._keep(first)
+        self._names = sample_names(first.images)
+        if self._models is None:
+            self._fit_loaded(loaded)
+        return self
+
+    def _fit_loaded(self, loaded: Mapping[str | None, Loaded]) -> None:
+        """Fit images, by first-level contrast."""
+        lazy = {name: self._lazy_fit(item, self.design_matrix_) for name, item in loaded.items()}
+        progress = "Reading images" if self.verbose else None
+        computed = compute(*lazy.values(), n_jobs=self.n_jobs, progress=progress)
+        fits = dict(zip(lazy, computed, strict=True))
+        for name, item in fits.items():
+            check_any_fitted(item, "" if name is None else f" of {name}")
+        self.fits_ |= fits
+
+    def _keep(self, loaded: Loaded) -> None:
+        """Keep the space of images, and hold of them where that was asked for."""
+        self.space_ = space_of(loaded.images)
         self.mask_img_ = self.space_.mask_image()
         self.n_elements_ = int(self.space_.voxels.size)
-        self._images = None if self.minimize_memory else first.images
-        return self
+        self._images = None if self.minimize_memory else loaded.images
 
     def compute_contrast(
         self,
@@ -342,6 +359,10 @@ class SecondLevelModel(VoxelwiseModel):
     def _fit_of(self, first_level_contrast: str | None) -> xr.Dataset:
         """The fit of one first-level contrast; the only one where none is named."""
         check_is_fitted(self)
+        if self._models is not None and first_level_contrast not in self.fits_:
+            effects = effects_of_models(self._models, first_level_contrast, self._options(), self._names)
+            self._keep(effects)
+            self._fit_loaded({first_level_contrast: effects})
         if first_level_contrast in self.fits_:
             return self.fits_[first_level_contrast]
         if len(self.fits_) == 1 and (first_level_contrast is None or None in self.fits_):

@@ -1,0 +1,154 @@
+"""first_level_from_bids: one model a subject, and what to fit it with."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from daskglm.errors import ImageError, ParameterError, listing
+from daskglm.io.bids import Run, find_runs
+from daskglm.io.confounds import load_confounds, read_events
+from daskglm.io.nifti import read_header, read_mask
+from daskglm.models.first_level import FirstLevelModel
+from daskglm.models.options import header_image
+from daskglm.schema.space import VolumeSpace
+
+_REFINEMENTS = (
+    "motion", "scrub", "fd_threshold", "std_dvars_threshold", "wm_csf", "global_signal", "compcor", "n_compcor",
+    "ica_aroma", "tedana", "demean",
+)  # fmt: skip
+# What nilearn's load_confounds does where no more is said.
+_NILEARN_DEFAULTS = {"motion": "full"}
+
+
+def first_level_from_bids(
+    dataset_path: str | os.PathLike[str],
+    task_label: str | None,
+    space_label: str | None = None,
+    sub_labels: Sequence[str] | None = None,
+    exclude_subjects: Sequence[str] | None = None,
+    img_filters: Any = None,
+    t_r: float | None = None,
+    slice_time_ref: float | None = None,
+    *,
+    mask_img: Any = None,
+    derivatives_folder: str = "derivatives",
+    sessions: Sequence[str] | None = None,
+    **parameters: Any,
+) -> tuple[list[FirstLevelModel], list[list[str]], list[list[pd.DataFrame]], list[list[pd.DataFrame]] | None]:
+    """Find the runs of a BIDS dataset: a model a subject, its images, events and confounds.
+
+    ``models[k].fit(images[k], events[k], confounds[k])`` fits subject k. nilearn's function, with its defects
+    mended: "derivatives" gives every subject the mask of its own runs, and volumes that are scrubbed are left
+    out by `fit` (each table of confounds carries them in ``attrs["sample_mask"]``).
+
+    Parameters
+    ----------
+    dataset_path : path
+        BIDS dataset.
+    task_label, space_label : str or None
+        Task and space; None where there is one (nilearn takes MNI152NLin2009cAsym for None).
+    sub_labels, exclude_subjects : sequence of str, optional
+        Subjects, with or without "sub-".
+    img_filters : list of (entity, value), optional
+        Further entities of the images.
+    t_r, slice_time_ref : float, optional
+        In place of what the dataset says: RepetitionTime, and StartTime / RepetitionTime.
+    mask_img : object
+        As in :class:`FirstLevelModel`; "derivatives": the voxels that the brain masks of all runs of the subject
+        have.
+    derivatives_folder : str
+        Where the preprocessed images are.
+    sessions : sequence of str, optional
+        Only these; a model has all sessions of its subject.
+    **parameters
+        Parameters of :class:`FirstLevelModel`, and those of nilearn's ``load_confounds`` with the prefix
+        ``confounds_``, as in ``confounds_strategy=("motion", "scrub")``. Without any of these all columns of
+        the tables are confounds; with ``confounds_strategy=None`` none is.
+
+    Returns
+    -------
+    models : list of FirstLevelModel
+    images : list of list of str
+    events : list of list of DataFrame
+    confounds : list of list of DataFrame, or None
+
+    Raises
+    ------
+    ImageError, DesignError, ParameterError
+        Where runs, events, masks or confounds are missing or wrong; each is named.
+    """
+    options = {name: parameters.pop(name) for name in list(parameters) if name.startswith("confounds_")}
+    unknown = sorted(set(parameters) - set(FirstLevelModel().get_params()))
+    if unknown:
+        raise ParameterError(
+            f"parameters are those of FirstLevelModel, and confounds_..., but got {listing(unknown)}; correct them"
+        )
+    runs = find_runs(
+        dataset_path, task_label, space_label, subjects=sub_labels, exclude_subjects=exclude_subjects,
+        sessions=sessions, filters=img_filters, derivatives=derivatives_folder,
+    )  # fmt: skip
+    strategies = _strategies(options)
+    subjects: dict[str, list[Run]] = {}
+    for run in runs:
+        subjects.setdefault(run.subject, []).append(run)
+    models, images, events, confounds = [], [], [], []
+    for subject, own in subjects.items():
+        missing = [run.name for run in own if run.events is None]
+        if missing:
+            raise ImageError(f"every run has a table of events, but {listing(missing)} lack one; add ..._events.tsv")
+        times = {"t_r": t_r or own[0].t_r, "slice_time_ref": slice_time_ref}
+        if slice_time_ref is None:
+            start = own[0].start_time
+            times["slice_time_ref"] = start / times["t_r"] if start and times["t_r"] else 0.0
+        mask = _common_mask(own) if isinstance(mask_img, str) and mask_img == "derivatives" else mask_img
+        label = subject.removeprefix("sub-")
+        models.append(FirstLevelModel(**{**parameters, **times, "mask_img": mask, "subject_label": label}))
+        images.append([run.bold for run in own])
+        events.append([read_events(str(run.events)) for run in own])
+        confounds.append([_confounds(run, strategies) for run in own] if strategies is not None else [])
+    return models, images, events, confounds if strategies is not None else None
+
+
+def _strategies(options: dict[str, Any]) -> dict[str, Any] | None:
+    """Strategies of :func:`load_confounds` from nilearn's parameters; empty: all columns; None: no confounds."""
+    if not options:
+        return {}
+    given = {name.removeprefix("confounds_"): value for name, value in options.items()}
+    names = given.pop("strategy", ("motion", "high_pass", "wm_csf"))
+    unknown = sorted(set(given) - set(_REFINEMENTS))
+    if unknown:
+        raise ParameterError(f"confounds_ takes strategy, {listing(_REFINEMENTS)}, but got {listing(unknown)}")
+    if names is None:
+        return None
+    strategies: dict[str, Any] = {
+        name: given.pop(name, _NILEARN_DEFAULTS.get(name)) for name in names if name != "non_steady_state"
+    }
+    return {**strategies, **given}
+
+
+def _confounds(run: Run, strategies: dict[str, Any]) -> pd.DataFrame:
+    """Confounds of a run, with the volumes to keep in its attributes."""
+    shape = read_header(run.bold).shape
+    n_volumes = shape[3] if len(shape) > 3 else 1
+    table, kept = load_confounds(run.bold, run.confounds, strategies, n_volumes)
+    table = pd.DataFrame(index=range(n_volumes)) if table is None else table
+    if kept is not None:
+        table.attrs["sample_mask"] = np.asarray(kept)
+    return table
+
+
+def _common_mask(runs: Sequence[Run]) -> Any:
+    """The voxels that the masks of all runs have, as an image."""
+    missing = [run.name for run in runs if run.mask is None]
+    if missing:
+        raise ImageError(f"mask_img='derivatives' needs a brain mask a run, but {listing(missing)} lack one")
+    space = VolumeSpace.from_image(header_image(str(runs[0].mask)))
+    keep = np.ones(space.shape, dtype=bool)
+    for run in runs:
+        header, mask = read_mask(str(run.mask))
+        space.check_same_grid(header.shape, header.affine, str(run.mask))
+        keep &= mask
+    return space.select(keep.ravel(order="F")).mask_image()

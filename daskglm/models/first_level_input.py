@@ -1,0 +1,104 @@
+"""Fitted first-level models as the images of a second level."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from daskglm.errors import ContrastError, ImageError, listing
+from daskglm.models.first_level import FirstLevelModel
+from daskglm.models.inputs import Loaded, load_images
+from daskglm.models.options import Options
+from daskglm.schema.datasets import images_dataset
+from daskglm.schema.names import check_unique
+
+
+def are_models(given: Any) -> bool:
+    """Tell whether an input is a list of first-level models.
+
+    Parameters
+    ----------
+    given : object
+        Input of a second level.
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(given, (list, tuple)) and bool(given) and all(isinstance(x, FirstLevelModel) for x in given)
+
+
+def subjects_of_models(models: Sequence[FirstLevelModel]) -> Loaded:
+    """The subjects of models, as images that nothing is known of yet but their names and grid.
+
+    Parameters
+    ----------
+    models : sequence of FirstLevelModel
+        Fitted, of different subjects on one grid.
+
+    Returns
+    -------
+    Loaded
+        For making the design; the images are those of a contrast, see :func:`effects_of_models`.
+
+    Raises
+    ------
+    ImageError, SpaceError, NotFittedError
+        Where there are fewer than two, subjects repeat, or the grids differ.
+    """
+    if len(models) < 2:
+        raise ImageError("a model across subjects needs at least two first-level models, but there is 1")
+    for model in models:
+        check_is_fitted(model)
+    labels = [model.subject_label for model in models]
+    known = all(label is not None for label in labels)
+    names = [str(label) for label in labels] if known else [f"model-{k + 1}" for k in range(len(models))]
+    check_unique(names, "first-level models are of different subjects, but subject_label repeats")
+    space = models[0].space_
+    for name, model in zip(names, models, strict=True):
+        space.check_same_grid(model.space_.shape, model.space_.affine, f"the model of {name}")
+    nothing = da.zeros((len(models), space.voxels.size), dtype=np.float32)
+    return Loaded(images_dataset(nothing, names, space), known, [])
+
+
+def effects_of_models(
+    models: Sequence[FirstLevelModel], contrast: str | None, options: Options, names: Sequence[str]
+) -> Loaded:
+    """Images of the effect of a contrast in each model.
+
+    Parameters
+    ----------
+    models : sequence of FirstLevelModel
+        Fitted.
+    contrast : str or None
+        First-level contrast.
+    options : Options
+        Mask and coverage of the second level; voxels that a model does not have are missing in its image.
+    names : sequence of str
+        Names of the subjects.
+
+    Returns
+    -------
+    Loaded
+
+    Raises
+    ------
+    ContrastError
+        Where no contrast is named, or it maps to several effects.
+    """
+    if contrast is None:
+        raise ContrastError(
+            "first-level models have no maps of their own; name first_level_contrast, an expression of their "
+            f"regressors {listing(map(str, models[0].design_matrices_[0].columns))}"
+        )
+    images = []
+    for model in models:
+        effect = model.contrast_maps(contrast)["effect_size"]
+        if effect.sizes["component"] > 1:
+            raise ContrastError(f"a first-level contrast has one effect a subject, but {contrast!r} is an F contrast")
+        images.append(model.space_.to_image(effect.values[0, 0], outside=np.nan))
+    loaded = load_images(images, options)
+    named = loaded.images.assign_coords(sample=("sample", np.array(names, dtype=object)))
+    return Loaded(named, True, None)
