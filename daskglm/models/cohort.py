@@ -207,7 +207,7 @@ def group_input(images: Any, contrasts: Mapping[str, str], others: bool = False)
     label = next(iter(stores)) if not named else contrasts[named[0]]
     rest = {name: text for name, text in contrasts.items() if name not in named}
     store = stores.get(label) or stores[bids_label(label)]
-    return store, rest if rest or others else {"Intercept": "Intercept"}
+    return store, rest if rest or others else {"intercept": "intercept"}
 
 
 def group_stores(folder: str) -> dict[str, str]:

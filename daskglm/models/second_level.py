@@ -132,7 +132,8 @@ class SecondLevelModel(VoxelwiseModel):
         Parameters
         ----------
         second_level_input : list of FirstLevelModel, paths or images, glob, 4-D image, DataFrame, store, ...
-            Also a Series or an images dataset. A DataFrame has columns subject_label, map_name and effects_map_path and is sorted by subject.
+            A DataFrame has columns subject_label, map_name and effects_map_path and is sorted by subject. Maps of
+            first-level models are those of the `first_level_contrast` that is asked for.
         confounds : DataFrame or path, optional
             Table with a column subject_label or participant_id: the covariates of an automatic design
             (DataFrame input), or the participants of `formula`. A store brings its own.

@@ -4,20 +4,24 @@ Usage: ``python tests/benchmarks/bench_first_level.py [run|volumes|cohort] [--re
 
 run      72 x 86 x 72 x 300 voxels and volumes, 145,000 in the mask, 15 columns, float32, .nii and .nii.gz.
 volumes  peak memory of 300 and 3,000 volumes.
-cohort   200 simulated runs through the command's function on a LocalCluster of one and of two workers.
+cohort   200 runs (20 subjects x 10; files are links to 10 simulated runs) through the function of the command on
+         a LocalCluster of one worker, of two, and of two of which one is killed in the middle (kill -9).
 
 Each measurement is a process of its own, started in turn by this one; times are medians, memory is the peak of
 the process above that of a process which only imports the same modules.
 """
 
 import argparse
+import glob
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import nibabel as nib
@@ -99,7 +103,9 @@ def bench_run(folder: str, repeats: int) -> None:
     simulate(folder, 300)
     subprocess.check_call(["gzip", "-1", "-k", os.path.join(folder, "run_300.nii")])
     sizes = [os.path.getsize(os.path.join(folder, f"run_300.nii{end}")) / 1e6 for end in ("", ".gz")]
-    print(f"one run, {SHAPE} x 300 float32, {N_MASK} voxels, {N_COLUMNS} columns: {sizes[0]:.0f} MB, {sizes[1]:.0f} MB gz")
+    print(
+        f"one run, {SHAPE} x 300 float32, {N_MASK} voxels, {N_COLUMNS} columns: {sizes[0]:.0f} MB, {sizes[1]:.0f} MB gz"
+    )
     for name in ("run_300.nii", "run_300.nii.gz"):
         read = run_apart(folder, "read", name, "300", "-", repeats=repeats)
         print(f"{name}: only reading{' and decompressing' if name.endswith('gz') else ''}: {read[0]:.2f} s")
@@ -119,10 +125,79 @@ def bench_volumes(folder: str, repeats: int) -> None:
     peaks = {}
     for n_volumes in (300, 3000):
         simulate(folder, n_volumes)
-        seconds, peaks[n_volumes], _ = run_apart(folder, "daskglm", f"run_{n_volumes}.nii", str(n_volumes), "ar1", repeats=repeats)
+        seconds, peaks[n_volumes], _ = run_apart(
+            folder, "daskglm", f"run_{n_volumes}.nii", str(n_volumes), "ar1", repeats=repeats
+        )
         print(f"{n_volumes} volumes: {seconds:.2f} s, {peaks[n_volumes]:.0f} MB", flush=True)
         os.remove(os.path.join(folder, f"run_{n_volumes}.nii"))
     print(f"3,000 volumes take {peaks[3000] / peaks[300]:.2f} times the memory of 300")
+
+
+def simulate_cohort(folder: str) -> None:
+    """Write a BIDS dataset of 200 runs of 24 x 28 x 24 x 240."""
+    rng = np.random.default_rng(1)
+    shape, n_volumes = (24, 28, 24), 240
+    mask = np.ones(shape, np.uint8)
+    times = np.arange(10, 460, 30)
+    events = "onset\tduration\ttrial_type\n" + "".join(f"{t}\t12\t{'ab'[k % 2]}\n" for k, t in enumerate(times))
+    for run in range(10):
+        data = (1000 + 20 * rng.standard_normal((*shape, n_volumes), dtype=np.float32)).astype(np.float32)
+        nib.save(nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1])), os.path.join(folder, f"run{run}.nii.gz"))
+    nib.save(nib.Nifti1Image(mask, np.diag([3.0, 3, 3, 1])), os.path.join(folder, "mask.nii.gz"))
+    for subject in range(1, 21):
+        raw = os.path.join(folder, f"sub-{subject:02d}", "func")
+        derived = os.path.join(folder, "derivatives", "prep", f"sub-{subject:02d}", "func")
+        os.makedirs(raw)
+        os.makedirs(derived)
+        for run in range(10):
+            name = f"sub-{subject:02d}_task-x_run-{run + 1:02d}"
+            with open(os.path.join(raw, f"{name}_events.tsv"), "w", encoding="utf-8") as file:
+                file.write(events)
+            for source, end in ((f"run{run}", "preproc_bold"), ("mask", "brain_mask")):
+                target = os.path.join(derived, f"{name}_space-T1w_desc-{end}.nii.gz")
+                os.link(os.path.join(folder, f"{source}.nii.gz"), target)
+            with open(os.path.join(derived, f"{name}_space-T1w_desc-preproc_bold.json"), "w", encoding="utf-8") as file:
+                json.dump({"RepetitionTime": 2.0, "StartTime": 0.0}, file)
+
+
+def run_cohort(folder: str, output: str, n_workers: int, kill: bool) -> float:
+    """Seconds of a first-level analysis of the dataset on a cluster of its own."""
+    from distributed import Client, LocalCluster
+
+    from daskglm import first_level_analysis
+
+    with (
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(__import__, "daskglm.models.cohort_runs")
+        pids = list(client.run(os.getpid).values())
+        if kill:
+            threading.Timer(15, os.kill, (pids[0], signal.SIGKILL)).start()
+        start = time.perf_counter()
+        result = first_level_analysis(folder, output, {"a - b": "a - b"}, task="x")
+        seconds = time.perf_counter() - start
+        assert result.failures.empty, result.failures
+        if kill:
+            assert pids[0] not in client.run(os.getpid).values(), "the worker was not killed in the middle"
+    return seconds
+
+
+def bench_cohort(folder: str, repeats: int) -> None:
+    """Throughput of one and of two workers, and the result where one is killed."""
+    simulate_cohort(folder)
+    outputs = {name: os.path.join(folder, name) for name in ("warm", "one", "two", "killed")}
+    one = run_cohort(folder, outputs["one"], 1, kill=False)
+    two = run_cohort(folder, outputs["two"], 2, kill=False)
+    print(f"200 runs: 1 worker {one:.1f} s, 2 workers {two:.1f} s: {one / two:.2f} times the throughput", flush=True)
+    killed = run_cohort(folder, outputs["killed"], 2, kill=True)
+    paths = sorted(glob.glob("**/*_statmap.nii.gz", root_dir=outputs["one"], recursive=True))
+    for other in ("two", "killed"):
+        assert paths == sorted(glob.glob("**/*_statmap.nii.gz", root_dir=outputs[other], recursive=True))
+        for path in paths:
+            first, second = (nib.load(os.path.join(outputs[name], path)).get_fdata() for name in ("one", other))
+            assert np.array_equal(first, second, equal_nan=True), path
+    print(f"one of 2 workers killed after 15 s: {killed:.1f} s; all {len(paths)} maps are there and identical")
 
 
 def main() -> None:
@@ -138,7 +213,7 @@ def main() -> None:
         return
     folder = tempfile.mkdtemp()
     try:
-        for part, bench in (("run", bench_run), ("volumes", bench_volumes)):
+        for part, bench in (("run", bench_run), ("volumes", bench_volumes), ("cohort", bench_cohort)):
             if options.part in (part, "all"):
                 bench(folder, options.repeats)
     finally:

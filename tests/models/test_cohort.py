@@ -1,0 +1,201 @@
+"""A BIDS cohort from files to maps and stores."""
+
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from daskglm import FirstLevelModel, SecondLevelModel, first_level_analysis, first_level_from_bids, open_images
+from daskglm.cli.main import main
+from daskglm.errors import ContrastError, ImageError, ParameterError
+
+SHAPE, N_VOLUMES, T_R = (5, 6, 4), 80, 2.0
+AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three subjects of two runs; "a" raises one corner; the masks of the two runs differ by one voxel."""
+    rng = np.random.default_rng(3)
+    root = tmp_path / "bids"
+    onsets = np.arange(4, 140, 12.0)
+    events = pd.DataFrame({"onset": onsets, "duration": 6.0, "trial_type": ["a", "b"] * 6})
+    for subject in ("sub-01", "sub-02", "sub-03"):
+        raw, derived = root / subject / "func", root / "derivatives" / "prep" / subject / "func"
+        raw.mkdir(parents=True)
+        derived.mkdir(parents=True)
+        for run in (1, 2):
+            name = f"{subject}_task-x_run-{run}"
+            events.to_csv(raw / f"{name}_events.tsv", sep="\t", index=False)
+            data = 500 + 5 * rng.standard_normal((*SHAPE, N_VOLUMES))
+            for onset in onsets[::2]:
+                data[:2, :2, :2, int(onset / T_R) + 2 : int(onset / T_R) + 5] += 15
+            bold = derived / f"{name}_space-T1w_desc-preproc_bold.nii.gz"
+            nib.save(nib.Nifti1Image(data, AFFINE), bold)
+            mask = np.ones(SHAPE, np.uint8)
+            mask[-1, -1, -run] = 0
+            nib.save(nib.Nifti1Image(mask, AFFINE), derived / f"{name}_space-T1w_desc-brain_mask.nii.gz")
+            (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(json.dumps({"RepetitionTime": T_R}))
+            motion = rng.standard_normal((N_VOLUMES, 6)).cumsum(axis=0)
+            table = pd.DataFrame(motion, columns=[f"{k}_{x}" for k in ("trans", "rot") for x in "xyz"])
+            table.to_csv(derived / f"{name}_desc-confounds_timeseries.tsv", sep="\t", index=False)
+    pd.DataFrame({"participant_id": ["sub-01", "sub-02", "sub-03"], "age": [20, 30, 40]}).to_csv(
+        root / "participants.tsv", sep="\t", index=False
+    )
+    return root
+
+
+def bold_of(dataset, subject, run):
+    return dataset / f"derivatives/prep/{subject}/func/{subject}_task-x_run-{run}_space-T1w_desc-preproc_bold.nii.gz"
+
+
+def run_cohort(dataset, output, **options):
+    return first_level_analysis(str(dataset), str(output), {"a - b": "a - b"}, confounds=["motion"], **options)
+
+
+def statmap(folder, name, stat):
+    return nib.load(os.path.join(folder, f"{name}_contrast-aMinusB_stat-{stat}_statmap.nii.gz")).get_fdata()
+
+
+def test_maps_equal_the_model(dataset, tmp_path):
+    result = run_cohort(dataset, tmp_path / "out")
+    assert result.failures.empty
+    assert not os.path.exists(tmp_path / "out" / "failures.tsv")
+    found = first_level_from_bids(
+        dataset, "x", "T1w", mask_img="derivatives", confounds_strategy=["motion"], confounds_motion="basic"
+    )
+    for model, images, events, confounds, receipt in zip(*found, result.subjects, strict=True):
+        model.fit(images, events, confounds)
+        inside = model.mask_img_.get_fdata() > 0
+        assert inside.sum() == np.prod(SHAPE) - 2
+        for stat, kind in (("effect", "effect_size"), ("variance", "effect_variance"), ("z", "z_score"), ("t", "stat")):
+            ours = statmap(receipt.folder, receipt.name, stat)
+            expected = model.compute_contrast("a - b", output_type=kind).get_fdata()
+            np.testing.assert_allclose(ours[inside], expected[inside], rtol=1e-9, atol=1e-12)
+            assert (ours[~inside] == 0).all()
+        for run, image, table, event in zip(receipt.runs, images, confounds, events, strict=True):
+            one = FirstLevelModel(t_r=T_R, mask_img=model.mask_img).fit(image, event, table)
+            z = statmap(run.folder, run.name, "z")
+            np.testing.assert_allclose(z[inside], one.compute_contrast("a - b").get_fdata()[inside], rtol=1e-9)
+
+
+def test_one_failure_does_not_stop_the_others(dataset, tmp_path):
+    path = bold_of(dataset, "sub-02", 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    output = tmp_path / "out"
+    result = run_cohort(dataset, output)
+    table = pd.read_csv(output / "failures.tsv", sep="\t")
+    assert table["run"].tolist() == ["sub-02_task-x_run-1_space-T1w"]
+    assert table["error_type"].tolist() == ["CorruptImageError"]
+    assert "sub-02_task-x_run-1" in table["error"][0]
+    assert sum(not run.error for subject in result.subjects for run in subject.runs) == 5
+    # Restored, only what was missing is done, and the subject is combined again.
+    path.write_bytes(whole)
+    again = run_cohort(dataset, output)
+    runs = {run.name: run.reused for subject in again.subjects for run in subject.runs}
+    assert [name for name, reused in runs.items() if not reused] == ["sub-02_task-x_run-1_space-T1w"]
+    assert [subject.reused for subject in again.subjects] == [True, False, True]
+    assert not (output / "failures.tsv").exists()
+    fresh = run_cohort(dataset, tmp_path / "fresh")
+    for mended, whole_subject in zip(again.subjects, fresh.subjects, strict=True):
+        first, second = (statmap(item.folder, item.name, "z") for item in (mended, whole_subject))
+        np.testing.assert_array_equal(first, second)
+
+
+def test_other_parameters_do_the_work_again(dataset, tmp_path):
+    run_cohort(dataset, tmp_path)
+    again = run_cohort(dataset, tmp_path, noise_model="ols")
+    assert not any(run.reused for subject in again.subjects for run in subject.runs)
+
+
+def test_group_store_is_the_input_of_group(dataset, tmp_path):
+    output = tmp_path / "out"
+    result = run_cohort(dataset, output)
+    images = open_images(result.stores["a - b"])
+    assert [str(name) for name in images["sample"].values] == ["sub-01", "sub-02", "sub-03"]
+    arguments = ["group", str(output), "--contrast", "aMinusB", "--output", str(tmp_path / "g"), "--quiet"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    effects = [nib.Nifti1Image(statmap(item.folder, item.name, "effect"), AFFINE) for item in result.subjects]
+    expected = SecondLevelModel(mask_img=False).fit(effects, design_matrix=pd.DataFrame({"i": np.ones(3)}))
+    z = nib.load(tmp_path / "g" / "contrast-intercept_stat-z_statmap.nii.gz").get_fdata()
+    inside = nib.load(tmp_path / "g" / "mask.nii.gz").get_fdata() > 0
+    assert inside.sum() == np.prod(SHAPE) - 2
+    np.testing.assert_allclose(z[inside], expected.compute_contrast("i").get_fdata()[inside], atol=1e-4)
+    arguments = ["group", str(output), "--contrast", "aMinusB", "--contrast", "age", "--formula", "~ age"]
+    done = CliRunner().invoke(main, [*arguments, "--output", str(tmp_path / "age"), "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "age" / "contrast-age_stat-z_statmap.nii.gz").exists()
+
+
+def test_command(dataset, tmp_path):
+    bold_of(dataset, "sub-03", 2).write_bytes(b"")
+    arguments = ["first-level", str(dataset), str(tmp_path / "out"), "--contrast", "a - b", "--confounds", "motion"]
+    done = CliRunner().invoke(main, [*arguments, "--quiet"])
+    assert done.exit_code == 1, done.output
+    assert "5 fitted" in done.output
+    assert "1 failed" in done.output
+    assert "the file is empty" in done.output
+    assert (tmp_path / "out" / "figures" / "contrast-aMinusB_stat-z.png").stat().st_size > 1000
+    done = CliRunner().invoke(main, [*arguments[:-4], "--contrast", "a - house"])
+    assert done.exit_code == 2
+    assert "house" in done.output
+
+
+def test_what_can_be_known_is_refused_before_the_work(dataset, tmp_path):
+    output = str(tmp_path / "out")
+    with pytest.raises(ContrastError, match="house"):
+        first_level_analysis(str(dataset), output, {"h": "house"})
+    with pytest.raises(ImageError, match="task"):
+        first_level_analysis(str(dataset), output, {"a": "a"}, task="rest")
+    with pytest.raises(ParameterError, match="noise_model"):
+        first_level_analysis(str(dataset), output, {"a": "a"}, noise_model="arma")
+    with pytest.raises(ParameterError, match="hrf"):
+        first_level_analysis(str(dataset), output, {"a": "a"}, hrf="glover")
+    assert not os.path.exists(output)
+
+
+def test_a_run_without_the_condition_is_left_out(dataset, tmp_path):
+    path = dataset / "sub-01" / "func" / "sub-01_task-x_run-2_events.tsv"
+    events = pd.read_csv(path, sep="\t")
+    events[events["trial_type"] == "a"].to_csv(path, sep="\t", index=False)
+    result = run_cohort(dataset, tmp_path, subjects=["01"])
+    assert any("run-2" in note and "a - b" in note for note in result.notes)
+    (failure,) = result.failures.itertuples()
+    assert failure.run == "sub-01_task-x_run-2_space-T1w"
+    (subject,) = result.subjects
+    np.testing.assert_allclose(
+        statmap(subject.folder, subject.name, "effect")[:-1],
+        statmap(subject.runs[0].folder, subject.runs[0].name, "effect")[:-1],
+    )
+
+
+def test_each_subject_has_its_own_mask(dataset):
+    path = str(bold_of(dataset, "sub-02", 1)).replace("preproc_bold", "brain_mask")
+    mask = np.ones(SHAPE, np.uint8)
+    mask[0] = 0
+    nib.save(nib.Nifti1Image(mask, AFFINE), path)
+    models, *_ = first_level_from_bids(dataset, "x", mask_img="derivatives")
+    sizes = [int(model.mask_img.get_fdata().sum()) for model in models]
+    assert sizes == [118, 5 * 6 * 4 - 24 - 1, 118]
+
+
+def test_scrubbing_is_kept(dataset):
+    for run in (1, 2):
+        path = dataset / f"derivatives/prep/sub-01/func/sub-01_task-x_run-{run}_desc-confounds_timeseries.tsv"
+        table = pd.read_csv(path, sep="\t")
+        table["framewise_displacement"] = 0.1
+        table["std_dvars"] = 1.0
+        table.loc[[10, 40], "framewise_displacement"] = 3.0
+        table.to_csv(path, sep="\t", index=False)
+    (model,), (images,), (events,), (confounds,) = first_level_from_bids(
+        dataset, "x", sub_labels=["01"], mask_img="derivatives", confounds_strategy=("motion", "scrub"),
+        confounds_motion="basic", confounds_scrub=0,
+    )  # fmt: skip
+    model.fit(images, events, confounds)
+    assert [len(design) for design in model.design_matrices_] == [78, 78]
