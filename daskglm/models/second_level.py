@@ -44,7 +44,7 @@ class SecondLevelModel(VoxelwiseModel):
         Voxels to analyse. None: those that are finite and not zero in at least `min_coverage` of the images,
         found by one more pass. False: all voxels.
     target_affine, target_shape : array, optional
-        Grid to resample images and mask to, by nilearn (the ``[resample]`` extra).
+        Grid to resample images and mask to, by nilearn (the ``[nilearn]`` extra).
     smoothing_fwhm : float, 3 floats or None
         Full width at half maximum of a Gaussian, in mm, applied to each image before masking.
     memory : path or joblib.Memory, optional

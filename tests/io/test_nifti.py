@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from daskglm.errors import CorruptImageError
 from daskglm.io import nifti
-from daskglm.io.nifti import read_header, read_mask, read_values
+from daskglm.io.nifti import read_header, read_mask, read_values, stream_volumes
 
 RNG = np.random.default_rng(0)
 GRID = RNG.standard_normal((9, 8, 7)).astype(np.float32)
@@ -151,3 +151,25 @@ def test_mask(tmp_path):
     assert np.array_equal(mask, np.nan_to_num(grid) != 0)
     with pytest.raises(CorruptImageError, match="3-D"):
         read_mask(write(tmp_path, np.ones((3, 3, 3, 2), np.float32), "four.nii.gz"))
+
+
+@pytest.mark.parametrize("end", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_volumes_one_after_the_other(tmp_path, end, dtype):
+    values = np.random.default_rng(0).integers(-99, 99, (3, 4, 2, 7)).astype(dtype)
+    path = str(tmp_path / f"run{end}")
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    found = np.stack(list(stream_volumes(path)))
+    np.testing.assert_array_equal(found, values.reshape(-1, 7, order="F").T)
+    np.testing.assert_array_equal(np.stack(list(stream_volumes(path, 2, 5))), found[2:5])
+
+
+def test_a_stream_that_ends_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "run.nii.gz"
+    values = np.random.default_rng(0).standard_normal((8, 8, 8, 20))
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:-1], whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:]):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptImageError, match=r"run\.nii\.gz"):
+            list(stream_volumes(str(path)))

@@ -1,0 +1,76 @@
+"""Fitted first-level models as the input of a second level."""
+
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.glm.first_level import FirstLevelModel as TheirFirst
+from nilearn.glm.second_level import SecondLevelModel as TheirSecond
+from sklearn.exceptions import NotFittedError
+
+from daskglm import FirstLevelModel, SecondLevelModel
+from daskglm.errors import ContrastError, ImageError, SpaceError
+
+SHAPE, N_VOLUMES = (4, 4, 3), 60
+
+
+@pytest.fixture(scope="module")
+def runs():
+    rng = np.random.default_rng(0)
+    design = pd.DataFrame(
+        {"a": rng.standard_normal(N_VOLUMES), "b": rng.standard_normal(N_VOLUMES), "constant": np.ones(N_VOLUMES)}
+    )
+    data = [100 + rng.standard_normal((*SHAPE, N_VOLUMES)) for _ in range(6)]
+    return [nib.Nifti1Image(values, np.eye(4)) for values in data], design
+
+
+def fitted(model, runs, **options):
+    images, design = runs
+    mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.eye(4))
+    return [
+        model(mask_img=mask, subject_label=f"{k:02d}", **options).fit(image, design_matrices=design)
+        for k, image in enumerate(images)
+    ]
+
+
+def test_equals_nilearn(runs):
+    ours = SecondLevelModel(mask_img=False).fit(fitted(FirstLevelModel, runs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.eye(4))
+        theirs = TheirSecond(mask_img=mask).fit(fitted(TheirFirst, runs))
+        for contrast in ("a - b", "a"):
+            for kind in ("z_score", "effect_size", "effect_variance"):
+                expected = theirs.compute_contrast(first_level_contrast=contrast, output_type=kind).get_fdata()
+                found = ours.compute_contrast(first_level_contrast=contrast, output_type=kind).get_fdata()
+                np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_confounds_by_subject(runs):
+    models = fitted(FirstLevelModel, runs)
+    table = pd.DataFrame({"subject_label": [f"{k:02d}" for k in range(6)], "age": np.arange(6.0) ** 2})
+    forward = SecondLevelModel(mask_img=False).fit(models, confounds=table.iloc[::-1])
+    z = forward.compute_contrast("age", first_level_contrast="a").get_fdata()
+    effects = [model.compute_contrast("a", output_type="effect_size") for model in models]
+    design = pd.DataFrame({"age": table["age"], "intercept": 1.0})
+    expected = SecondLevelModel(mask_img=False).fit(effects, design_matrix=design).compute_contrast("age").get_fdata()
+    np.testing.assert_allclose(z, expected, rtol=1e-12)
+
+
+def test_bad_models(runs):
+    models = fitted(FirstLevelModel, runs)
+    with pytest.raises(ImageError, match="at least two"):
+        SecondLevelModel().fit(models[:1])
+    with pytest.raises(NotFittedError):
+        SecondLevelModel().fit([models[0], FirstLevelModel()])
+    with pytest.raises(ImageError, match="00"):
+        SecondLevelModel().fit([models[0], models[0]])
+    with pytest.raises(ContrastError, match="first_level_contrast"):
+        SecondLevelModel(mask_img=False).fit(models).compute_contrast()
+    images, design = runs
+    other = nib.Nifti1Image(images[0].get_fdata()[1:], np.eye(4))
+    small = FirstLevelModel(mask_img=False, subject_label="small").fit(other, design_matrices=design)
+    with pytest.raises(SpaceError, match="small"):
+        SecondLevelModel().fit([*models, small])
