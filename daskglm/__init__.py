@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from daskglm.errors import DaskGLMError as DaskGLMError
     from daskglm.inference.peaks import find_peaks as find_peaks
     from daskglm.io.store import open_images as open_images
+    from daskglm.models.beta_series import beta_series as beta_series
     from daskglm.models.bids import first_level_from_bids as first_level_from_bids
     from daskglm.models.cohort import first_level_analysis as first_level_analysis
     from daskglm.models.convert import convert as convert
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from daskglm.schema.space import VolumeSpace as VolumeSpace
 
 _HOMES = {
+    "beta_series": "models.beta_series",
     "first_level_from_bids": "models.bids",
     "first_level_analysis": "models.cohort",
     "FirstLevelModel": "models.first_level",

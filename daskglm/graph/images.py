@@ -248,7 +248,7 @@ def resample(image: Any, target_affine: Any, target_shape: Any, interpolation: s
         from nilearn.image import resample_img
     except ImportError as error:
         raise MissingDependencyError(
-            "target_affine resamples with nilearn, which is not installed; pip install 'daskglm[resample]'"
+            "target_affine resamples with nilearn, which is not installed; pip install 'daskglm[nilearn]'"
         ) from error
     return resample_img(
         image, target_affine=target_affine, target_shape=target_shape, interpolation=interpolation, copy_header=True,

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from daskglm.kernels.lagged import LaggedMoments, project, rebase
 from daskglm.kernels.moments import Array
 
-# Voxels solved together: (2048, 20, 20) float64 is 6.5 MB.
-_SOLVE_TOGETHER = 2048
+# Numbers in the matrices that are solved together: 8 MB, but for 64 voxels at least and 2048 at most.
+_SOLVE_VALUES = 2**20
+_SOLVE_VOXELS = (64, 2048)
 _EPS = np.finfo(float).eps
 
 
@@ -73,9 +74,10 @@ class WhitenedFit:
         """
         order = np.argsort(self.labels, kind="stable")
         bounds = np.searchsorted(self.labels[order], np.arange(len(self.coefficients) + 1))
-        for start in range(0, len(self.coefficients), _SOLVE_TOGETHER):
-            table = weights @ np.linalg.solve(self._gram_of(slice(start, start + _SOLVE_TOGETHER)), weights.T)
-            first, last = bounds[start], bounds[min(start + _SOLVE_TOGETHER, len(self.coefficients))]
+        together = _together(weights.shape[1])
+        for start in range(0, len(self.coefficients), together):
+            table = weights @ np.linalg.solve(self._gram_of(slice(start, start + together)), weights.T)
+            first, last = bounds[start], bounds[min(start + together, len(self.coefficients))]
             voxels = order[first:last]
             yield voxels, table[self.labels[voxels] - start]
 
@@ -260,8 +262,9 @@ def solve_whitened(moments: LaggedMoments, rho: Array, constant: Array | None) -
     shared = len(coefficients) < n_voxels // 4
     table = np.linalg.inv(_grams(coefficients, moments)) if shared else None
     theta, residual = np.empty((rank, n_voxels)), np.empty(n_voxels)
-    for start in range(0, n_voxels, _SOLVE_TOGETHER):
-        part = slice(start, start + _SOLVE_TOGETHER)
+    together = _together(rank)
+    for start in range(0, n_voxels, together):
+        part = slice(start, start + together)
         weights = pair_weights(rho[:, part], lags.pairs)
         cross = np.einsum("pv,prv->vr", weights, moments.cross[:, :, part])
         if table is None:
@@ -288,6 +291,11 @@ def solve_whitened(moments: LaggedMoments, rho: Array, constant: Array | None) -
         pairs=lags.pairs,
         r_square=np.full(n_voxels, np.nan),
     )
+
+
+def _together(rank: int) -> int:
+    """Number of voxels whose (rank, rank) matrices are in memory together."""
+    return int(np.clip(_SOLVE_VALUES // max(rank, 1) ** 2, *_SOLVE_VOXELS))
 
 
 def _distinct(rho: Array) -> tuple[Array, NDArray[np.int64]]:

@@ -25,7 +25,7 @@ from daskglm.models.fixed_effects import contrast_over_runs
 from daskglm.models.functional import OUTPUT_TYPES, map_image
 from daskglm.models.options import Options, checked, header_image
 from daskglm.models.run_fits import label_run, lazy_solution
-from daskglm.models.runs import RunDesign, run_designs, run_preparation, run_sources
+from daskglm.models.runs import RunDesign, check_repetition_times, run_designs, run_preparation, run_sources
 from daskglm.schema.space import VolumeSpace
 
 STAT_NAMES = {"z_score": "z", "p_value": "p", "effect_size": "effect", "effect_variance": "variance"}
@@ -224,7 +224,7 @@ def design_of_run(run: Run, plan: Plan) -> RunDesign:
     start = plan.slice_time_ref
     if start is None:
         start = 0.0 if run.start_time is None or not t_r else run.start_time / t_r
-    run_sources([run.bold])
+    check_repetition_times(run_sources([run.bold]), t_r)
     (design,) = run_designs([shape], [read_events(run.events)], [table], [kept], None, t_r, start, dict(plan.design))
     return design
 

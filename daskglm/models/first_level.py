@@ -20,7 +20,7 @@ from daskglm.models.functional import map_image
 from daskglm.models.options import Options, checked
 from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.run_fits import label_run, lazy_solution
-from daskglm.models.runs import RunDesign, run_designs, run_preparation, run_shape, run_sources
+from daskglm.models.runs import RunDesign, check_repetition_times, run_designs, run_preparation, run_shape, run_sources
 
 DESIGN_PARAMETERS = (
     "hrf_model", "drift_model", "high_pass", "drift_order", "fir_delays", "min_onset", "oversampling", "modulators",
@@ -203,6 +203,7 @@ class FirstLevelModel(VoxelwiseModel):
         scaling, by_volume = parse_scaling(self.signal_scaling, self.standardize)
         noise = parse_noise_model(self.noise_model, bins, self.random_state)
         sources = run_sources(run_imgs)
+        check_repetition_times(sources, self.t_r if design_matrices is None else None)
         shapes = [run_shape(source)[0] for source in sources]
         parameters = {name: getattr(self, name) for name in DESIGN_PARAMETERS}
         designs = run_designs(

@@ -66,7 +66,7 @@ def run_sources(run_imgs: Any) -> list[Any]:
     first = header_image(sources[0]) if isinstance(sources[0], str) else sources[0]
     for index, source in enumerate(sources):
         shape, affine = run_shape(source)
-        name = source if isinstance(source, str) else f"run {index + 1}"
+        name = _run_name(source, index)
         if len(shape) != 4 or shape[3] < 2:
             raise ImageError(f"a run is a 4-D image of at least 2 volumes, but {name} has shape {shape}")
         VolumeSpace.from_image(first).check_same_grid(shape, affine, name)
@@ -90,6 +90,32 @@ def run_shape(source: Any) -> tuple[tuple[int, ...], NDArray[np.float64]]:
         header = read_header(source)
         return header.shape, header.affine
     return tuple(source.shape), source.affine
+
+
+def check_repetition_times(sources: Sequence[Any], t_r: float | None) -> None:
+    """Warn where the header of a run says another repetition time than the one given.
+
+    Parameters
+    ----------
+    sources : sequence of str or nibabel image
+        Runs.
+    t_r : float or None
+        Repetition time in seconds; None: nothing to compare.
+
+    Notes
+    -----
+    A header without a unit of time says nothing.
+    """
+    for index, source in enumerate(sources if t_r is not None else []):
+        header = (header_image(source) if isinstance(source, str) else source).header
+        seconds = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 0.0)
+        found = float(header["pixdim"][4]) * seconds
+        if found > 0 and abs(found - float(t_r or 0)) > 1e-3 * found:
+            warnings.warn(
+                f"t_r is {t_r} s, but the header of {_run_name(source, index)} says {found:g} s; correct the one that "
+                "is wrong: events and volumes are matched by t_r",
+                stacklevel=3,
+            )
 
 
 def run_preparation(sources: Sequence[Any], options: Options) -> Preparation:
@@ -211,6 +237,11 @@ def check_design_table(given: Any, run: str) -> pd.DataFrame:
     if not np.isfinite(check_design_matrix(design)[1]).all():
         raise DesignError(f"a design matrix is finite numbers, but that of {run} has NaN or infinity; replace them")
     return design
+
+
+def _run_name(source: Any, index: int) -> str:
+    """What a run is called in messages."""
+    return source if isinstance(source, str) else f"run {index + 1}"
 
 
 def _source(item: Any) -> Any:

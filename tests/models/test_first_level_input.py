@@ -74,3 +74,14 @@ def test_bad_models(runs):
     small = FirstLevelModel(mask_img=False, subject_label="small").fit(other, design_matrices=design)
     with pytest.raises(SpaceError, match="small"):
         SecondLevelModel().fit([*models, small])
+
+
+def test_another_repetition_time_in_the_header_is_told(runs):
+    (image, *_), _ = runs
+    image = nib.Nifti1Image(image.get_fdata(), np.eye(4))
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 2.5
+    events = pd.DataFrame({"onset": [5.0, 40.0], "duration": [4.0, 4.0], "trial_type": ["a", "a"]})
+    with pytest.warns(UserWarning, match=r"t_r is 2\.0 s, but the header of run 1 says 2\.5 s"):
+        FirstLevelModel(t_r=2.0, mask_img=False).fit(image, events)
+    FirstLevelModel(t_r=2.5, mask_img=False).fit(image, events)
