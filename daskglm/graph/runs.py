@@ -94,7 +94,7 @@ def sum_run(
     parts : int
         Stretches that are read in parallel, if the file is not compressed.
     ahead : bool
-        Read the next slab while one is added: a second thread a task.
+        Decompress the next slab while one is added: a second thread a task.
     contiguous : bool
         Lags reach across volumes that are left out.
 
@@ -108,7 +108,7 @@ def sum_run(
     lags = dask.delayed(plan_lags(basis, order, None if contiguous else run.volumes), pure=True)
     parts = 1 if run.compressed else max(1, min(parts, len(run.volumes) // _PART_VOLUMES))
     bounds = np.linspace(0, len(run.volumes), parts + 1).astype(int)
-    shared = dask.delayed(run)
+    shared, ahead = dask.delayed(run), ahead and run.compressed
     sums = [
         dask.delayed(_sum_part)(shared, lags, start, stop, ahead)
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
@@ -242,8 +242,8 @@ def _volumes(source: Any, start: int, stop: int) -> Iterator[tuple[int, NDArray[
         yield number, values.astype(kind, copy=False), grid.shape, source.affine, f"volume {number}"
 
 
-def _slabs(run: RunImages, start: int, stop: int) -> Iterator[NDArray[Any]]:
-    """Slabs (m, V) of the rows `start` to `stop` of a run; a slab is overwritten by the second one after it."""
+def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterator[NDArray[Any]]:
+    """Slabs (m, V) of the rows `start` to `stop` of a run; a slab is overwritten `n_buffers` slabs later."""
     wanted = run.volumes[start:stop]
     n_voxels = run.how.space.voxels.size
     size = min(int(np.clip(_SLAB_VALUES // max(n_voxels, 1), *_SLAB_VOLUMES)), len(wanted))
@@ -255,12 +255,12 @@ def _slabs(run: RunImages, start: int, stop: int) -> Iterator[NDArray[Any]]:
         row = prepare(values[None], shape, affine, name, run.how)
         row = percent_of_volume(row) if run.by_volume else row
         if not buffers:  # made once: fresh memory costs more than the arithmetic
-            buffers = [np.empty((size, n_voxels), row.dtype) for _ in range(1 if size == len(wanted) else 2)]
+            buffers = [np.empty((size, n_voxels), row.dtype) for _ in range(1 if size == len(wanted) else n_buffers)]
         buffers[0][filled] = row[0]
         filled += 1
         if filled == size:
             yield buffers[0]
-            buffers, filled = buffers[::-1], 0
+            buffers, filled = [*buffers[1:], buffers[0]], 0
     if filled:
         yield buffers[0][:filled]
 
@@ -277,7 +277,7 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 
 def _sum_part(run: RunImages, lags: Lags, start: int, stop: int, ahead: bool) -> LaggedMoments:
     """Sum the rows `start` to `stop` of a run, relative to its first one."""
-    slabs = _slabs(run, start, stop)
+    slabs = _slabs(run, start, stop, 2 if ahead else 1)
     reference = None if start == 0 else next(_slabs(run, 0, 1))[0]
     return sum_lagged(_ahead(slabs) if ahead else slabs, lags, reference, start)
 

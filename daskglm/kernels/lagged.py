@@ -326,8 +326,9 @@ def _add_slab(sums: LaggedMoments, slab: NDArray[np.floating]) -> LaggedMoments:
         part = slice(begin, min(begin + width, slab.shape[1]))
         rows = np.empty((known + new, part.stop - part.start))
         rows[:known] = sums.tail[:, part]
-        np.subtract(slab[:, part], sums.reference[part], out=rows[known:])
-        bad = ~np.isfinite(rows[known:].sum(axis=0))
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.subtract(slab[:, part], sums.reference[part], out=rows[known:])
+            bad = ~np.isfinite(rows[known:].sum(axis=0))
         if bad.any():
             rows[:, bad] = 0.0
             sums.broken[part] |= bad
@@ -366,4 +367,5 @@ def _add_tile(sums: LaggedMoments, rows: Array, known: int, part: slice) -> None
 
 def _finite(values: NDArray[np.floating]) -> Array:
     """A volume as float64, zero where it is not finite."""
-    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    with np.errstate(invalid="ignore"):  # of a signalling NaN
+        return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

@@ -206,10 +206,11 @@ def fit_run(
     mean = (constant @ moments.cross[0]) / n_samples
     variance = moments.power[0] / n_samples - mean**2
     means = (gram @ constant)[:rank] / n_samples
-    moments = of_design(moments, constant, rank)
-    rho = autoregression(moments)
-    spanned = constant if len(constant) == rank else None
-    fit = solve_whitened(moments, rho if adjust is None else adjust(rho), spanned)
+    with np.errstate(invalid="ignore", over="ignore"):  # of voxels with values beyond reason: they become NaN
+        moments = of_design(moments, constant, rank)
+        rho = autoregression(moments)
+        spanned = constant if len(constant) == rank else None
+        fit = solve_whitened(moments, rho if adjust is None else adjust(rho), spanned)
     fitted = np.einsum("iv,iv->v", fit.theta, moments.lags.gram[0] @ fit.theta) / n_samples - (means @ fit.theta) ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return replace(fit, r_square=fitted / variance)

@@ -100,15 +100,20 @@ def scale_values(values: NDArray[Any], scaling: Scaling) -> Array:
     (n, V) float64
     """
     values = values.astype(np.float64)
-    mean = values.mean(axis=0)
+    with np.errstate(invalid="ignore"):
+        mean = values.mean(axis=0)
     if scaling.percent_of is None:
         if not scaling.standardize:
             return values
-        deviation = values.std(axis=0, ddof=1)
-        return (values - mean) / np.where(deviation > 0, deviation, 1.0)
+        with np.errstate(invalid="ignore"):
+            values = values - mean
+            deviation = np.sqrt((values**2).sum(axis=0) / (len(values) - 1))
+        return values / np.where(deviation > 0, deviation, 1.0)
     if scaling.percent_of == "run":
-        mean = np.full_like(mean, np.nanmean(mean))
-    return 100.0 * (values / np.maximum(mean, 1.0) - 1.0)
+        fine = np.isfinite(mean)
+        mean = np.full_like(mean, mean[fine].mean() if fine.any() else np.nan)
+    with np.errstate(invalid="ignore"):  # infinity over infinity
+        return 100.0 * (values / np.maximum(mean, 1.0) - 1.0)
 
 
 def percent_of_volume(volumes: NDArray[Any]) -> Array:

@@ -21,13 +21,13 @@ class VoxelwiseModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     memory_level: int
     space_: Any
 
-    def transform(self, images: Any = None) -> Any:
+    def transform(self, images: Any) -> Any:
         """Coefficients of the fitted model: (n_regressors, n_voxels), in image units.
 
         Parameters
         ----------
         images : object
-            Not used: the coefficients are those of the images that were fitted.
+            Not used: the coefficients are those of the images that were fitted. None will do.
 
         Returns
         -------

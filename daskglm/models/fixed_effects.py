@@ -121,7 +121,7 @@ def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.fl
     if missing:
         left_out = [str(k + 1) for k, item in enumerate(weights) if item is None]
         warnings.warn(
-            f"runs {listing(left_out)} lack a condition of the contrast and are left out ({missing[0]})", stacklevel=5
+            f"the contrast cannot be made in runs {listing(left_out)}, which are left out: {missing[0]}", stacklevel=5
         )
     if all(item is None for item in weights):
         raise ContrastError("the contrast is null in every run; give weights that are not all zero")

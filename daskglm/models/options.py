@@ -108,7 +108,7 @@ def preparation(reference: Any, options: Options) -> Preparation:
     if options.target_shape is not None and options.target_affine is None:
         raise SpaceError("target_shape goes with target_affine; give both or neither")
     if options.target_affine is not None:
-        reference = resample(reference, options.target_affine, options.target_shape, "continuous")
+        reference = resample(reference, options.target_affine, options.target_shape, "nearest")
     space = VolumeSpace.from_image(reference)
     mask = mask_of(options, space)
     if mask is not None:

@@ -1,6 +1,7 @@
 """Parameters of models that are names or choices -> what the layers below take."""
 
 import re
+from numbers import Integral
 from typing import Any
 
 from daskglm.errors import ParameterError
@@ -36,7 +37,7 @@ def check_fraction(min_coverage: float) -> float:
     return min_coverage
 
 
-def parse_noise_model(noise_model: str, bins: int | str | None = "auto", seed: int | None = None) -> NoiseModel:
+def parse_noise_model(noise_model: str, bins: Any = "auto", seed: int | None = None) -> NoiseModel:
     """The noise model of a name.
 
     Parameters
@@ -63,9 +64,9 @@ def parse_noise_model(noise_model: str, bins: int | str | None = "auto", seed: i
     order = int(match[1] or 0)
     if bins == "auto":
         bins = 100 if order == 1 else None
-    if bins is not None and (not isinstance(bins, int) or bins < 1):
+    if bins is not None and (isinstance(bins, bool) or not isinstance(bins, Integral) or bins < 1):
         raise ParameterError(f"bins is a whole number of 1 or more, None or 'auto', but it is {bins!r}")
-    return NoiseModel(order, bins, seed)
+    return NoiseModel(order, None if bins is None else int(bins), seed)
 
 
 def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scaling, bool]:
@@ -89,7 +90,7 @@ def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scali
     ParameterError
         Where it is none of its values.
     """
-    given = str(tuple(signal_scaling) if isinstance(signal_scaling, list) else signal_scaling)
+    given = str(tuple(signal_scaling) if isinstance(signal_scaling, list) else signal_scaling).removesuffix(".0")
     if given not in _SCALINGS:
         raise ParameterError(f"signal_scaling is 0, 1, (0, 1) or False, but it is {signal_scaling!r}")
     percent_of, by_volume = _SCALINGS[given]

@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.matrix import design_array
-from daskglm.errors import ImageError
+from daskglm.errors import ImageError, ParameterError
 from daskglm.graph.runs import NoiseModel, RunImages, solve_run, sum_run
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.scaling import Scaling
@@ -44,8 +44,19 @@ def lazy_solution(
     -------
     (v,) dask array of WhitenedFit
         One a chunk of voxels.
+
+    Raises
+    ------
+    ParameterError
+        Where the order of the autoregression leaves no degrees of freedom.
     """
     matrix = design_array(design.design)
+    n_rows, n_columns = matrix.shape
+    if noise.order >= n_rows - n_columns:
+        raise ParameterError(
+            f"an autoregression has a lower order than the run has degrees of freedom, but ar{noise.order} meets "
+            f"{n_rows} volumes and {n_columns} columns; use a lower order"
+        )
     regressors = matrix @ orthonormal_basis(matrix).to_basis
     space = run.how.space
     moments = sum_run(run, regressors, noise.order, parts, ahead, contiguous)

@@ -104,13 +104,13 @@ def check_repetition_times(sources: Sequence[Any], t_r: float | None) -> None:
 
     Notes
     -----
-    A header without a unit of time says nothing.
+    A header without a unit of time says nothing, nor does one second: programs write it that do not know.
     """
     for index, source in enumerate(sources if t_r is not None else []):
         header = (header_image(source) if isinstance(source, str) else source).header
         seconds = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 0.0)
         found = float(header["pixdim"][4]) * seconds
-        if found > 0 and abs(found - float(t_r or 0)) > 1e-3 * found:
+        if found not in (0.0, 1.0) and abs(found - float(t_r or 0)) > 1e-3 * found:
             warnings.warn(
                 f"t_r is {t_r} s, but the header of {_run_name(source, index)} says {found:g} s; correct the one that "
                 "is wrong: events and volumes are matched by t_r",
@@ -299,7 +299,7 @@ def _confounds(given: Any, n_volumes: int, run: str) -> pd.DataFrame | None:
     if isinstance(given, np.ndarray):
         columns = given.reshape(len(given), -1)
         given = pd.DataFrame(columns, columns=[f"confound_{k}" for k in range(columns.shape[1])])
-    table = as_table(given)
+    table = as_table(given.to_frame() if isinstance(given, pd.Series) else given)
     if table is None:
         return None
     if len(table) != n_volumes:

@@ -2,6 +2,8 @@
 
 import gzip
 import warnings
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import dask
@@ -22,7 +24,7 @@ from daskglm.kernels.contrasts import f_contrast, t_contrast
 from daskglm.kernels.scaling import Scaling
 from daskglm.models.functional import OUTPUT_TYPES
 
-SHAPE, N = (6, 7, 5), 64
+SHAPE, N = (5, 6, 4), 48
 AFFINE = np.diag([-3.0, 3, 4, 1])
 
 
@@ -30,7 +32,7 @@ def refuse(*_, **__):
     raise AssertionError("something was computed")
 
 
-def simulated(n=N, voxels=210, seed=0):
+def simulated(n=N, voxels=120, seed=0):
     rng = np.random.default_rng(seed)
     design = pd.DataFrame(rng.standard_normal((n, 3)), columns=["a", "b", "c"]).assign(constant=1.0)
     noise = rng.standard_normal((n, voxels))
@@ -51,9 +53,7 @@ def oracle(noise_model, bins=100, seed=None, order=None):
     back = np.argsort(order)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        labels, results = run_glm(
-            VALUES[:, order], DESIGN.to_numpy(), noise_model, bins=bins, random_state=seed
-        )
+        labels, results = run_glm(VALUES[:, order], DESIGN.to_numpy(), noise_model, bins=bins, random_state=seed)
         maps = {}
         for name, contrast in CONTRASTS.items():
             found = compute_contrast(labels, results, contrast, name[0])
@@ -87,7 +87,7 @@ def chunked(samples, voxels):
     return daskglm.images_dataset(da.from_array(VALUES, (samples, voxels)), names, SPACE)
 
 
-@pytest.mark.parametrize("voxels", [1, 100, 210])
+@pytest.mark.parametrize("voxels", [1, 100, 120])
 @pytest.mark.parametrize("samples", [1, 7, N])
 @pytest.mark.parametrize("noise_model", ["ols", "ar1"])
 def test_any_chunking_equals_nilearn(noise_model, samples, voxels):
@@ -100,8 +100,7 @@ def test_any_chunking_equals_nilearn(noise_model, samples, voxels):
     assert_maps(found, ORACLES[noise_model], unsure)
 
 
-@pytest.mark.parametrize("voxels", [1, 100, 210])
-@pytest.mark.parametrize("samples", [1, 7, N])
+@pytest.mark.parametrize(("samples", "voxels"), [(1, 120), (7, 100), (N, 1), (N, 120)])
 def test_ar2_in_clusters_equals_nilearn(samples, voxels):
     """The same clusters with the same seed, whatever the chunks: nilearn's voxels are in C order."""
     expected = oracle("ar2", 12, 3, SPACE.c_order)
@@ -123,15 +122,15 @@ def test_ar2_in_clusters_equals_nilearn(samples, voxels):
     assert_maps(found, expected)
 
 
-@pytest.mark.parametrize(("samples", "voxels"), [(1, 210), (7, 100), (N, 1)])
+@pytest.mark.parametrize(("samples", "voxels"), [(1, 120), (7, 100), (N, 1)])
 def test_ar2_of_each_voxel_is_the_same_in_any_chunking(samples, voxels):
-    one = daskglm.fit_glm(chunked(N, 210), DESIGN, noise_model="ar2").compute()
+    one = daskglm.fit_glm(chunked(N, 120), DESIGN, noise_model="ar2").compute()
     other = daskglm.fit_glm(chunked(samples, voxels), DESIGN, noise_model="ar2").compute(scheduler="synchronous")
     np.testing.assert_allclose(other["beta"], one["beta"], rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(other["residual_variance"], one["residual_variance"], rtol=1e-9)
     # Against an explicit whitening of a few voxels.
     x = DESIGN.to_numpy()
-    for voxel in (0, 99, 209):
+    for voxel in (0, 99, 119):
         y = VALUES[:, voxel]
         e = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
         r = [e[k:] @ e[: N - k] / (N - k) for k in range(3)]
@@ -151,7 +150,7 @@ def test_building_the_graph_computes_nothing(noise_model, bins):
     with dask.config.set(scheduler=refuse):
         fit = daskglm.fit_glm(lazy, DESIGN, noise_model=noise_model, bins=bins)
         maps = daskglm.compute_contrasts(fit, CONTRASTS, {name: name[0] for name in CONTRASTS})
-        assert maps["z_score"].shape == (3, 210)
+        assert maps["z_score"].shape == (3, 120)
         with pytest.raises(AssertionError, match="was computed"):
             maps.compute()
     with pytest.raises(AssertionError, match="was read"):
@@ -162,7 +161,7 @@ def test_sum_run_is_lazy(tmp_path):
     run = RunImages(str(tmp_path / "absent.nii.gz"), Preparation(SPACE), np.arange(N))
     with dask.config.set(scheduler=refuse):
         moments = sum_run(run, np.full((N, 1), N**-0.5), 1)
-        fits = solve_run(moments, np.full((N, 1), N**-0.5), NoiseModel(1, 100), Scaling(), (100, 110))
+        fits = solve_run(moments, np.full((N, 1), N**-0.5), NoiseModel(1, 100), Scaling(), (100, 20))
     assert fits.shape == (2,)
 
 
@@ -206,7 +205,8 @@ def test_files_and_images_parts_and_threads_give_the_same_moments(tmp_path, dtyp
 
     def moments(source, **how):
         run = RunImages(source, Preparation(space), volumes)
-        return sum_run(run, regressors, 2, **how).compute(scheduler="threads")[0]
+        stretches = sum_run(run, regressors, 2, **how).compute(scheduler="threads")
+        return reduce(add, stretches.ravel())
 
     expected = moments(image)
     np.testing.assert_allclose(expected.reference, flat[0], rtol=1e-14)
@@ -215,9 +215,7 @@ def test_files_and_images_parts_and_threads_give_the_same_moments(tmp_path, dtyp
     # Lag 1 between neighbours in the run.
     near = np.diff(volumes) == 1
     d = flat - flat[0]
-    np.testing.assert_allclose(
-        expected.power[1], 2 * np.sum(d[1:][near] * d[:-1][near], axis=0), rtol=1e-11, atol=1e-6
-    )
+    np.testing.assert_allclose(expected.power[1], 2 * np.sum(d[1:][near] * d[:-1][near], axis=0), rtol=1e-11, atol=1e-6)
     for source in (plain, packed, image):
         for parts in (1, 2, 3, 4):
             for ahead in (False, True):
@@ -248,7 +246,7 @@ def test_contiguous_bridges_left_out_volumes(tmp_path, contiguous):
     volumes = np.array([*range(8), *range(12, 20)])
     regressors = np.full((16, 1), 0.25)
     run = RunImages(path, Preparation(SPACE), volumes)
-    moments = sum_run(run, regressors, 1, contiguous=contiguous).compute()[0]
+    moments = sum_run(run, regressors, 1, contiguous=contiguous).compute().item()
     d = values.reshape(-1, 20, order="F")[:, volumes].T
     d = d - d[0]
     products = d[1:] * d[:-1]
@@ -260,7 +258,7 @@ def test_contiguous_bridges_left_out_volumes(tmp_path, contiguous):
 @pytest.fixture
 def packed(tmp_path):
     path = tmp_path / "sub-01_bold.nii.gz"
-    nib.Nifti1Image(long_run(80, np.float32), AFFINE).to_filename(path)
+    nib.Nifti1Image(long_run(80, np.int16), AFFINE).to_filename(path)
     return path
 
 

@@ -1,6 +1,7 @@
 """Lagged moments against whitening matrices written out by NumPy."""
 
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -66,9 +67,9 @@ def test_any_slabs_and_stretches_equal_matrices(run):
     assert lags.n_samples == kept.size
     parts = []
     bounds = [0, *stretches, kept.size]
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         inner = [start, *(cut for cut in slabs if start < cut < stop), stop]
-        pieces = [values[a:b] for a, b in zip(inner[:-1], inner[1:], strict=True)]
+        pieces = [values[a:b] for a, b in pairwise(inner)]
         parts.append(sum_lagged(iter(pieces), lags, values[0], start))
     whole = reduce(LaggedMoments.__add__, parts)
     assert (whole.start, whole.stop) == (0, kept.size)
@@ -84,7 +85,7 @@ def test_weighted_pairs_are_whitened_products(run, rho):
     order, kept, voxels, slabs, _, seed = run
     _, basis, values = problem(seed, kept.size, min(3, kept.size), voxels)
     bounds = [0, *slabs, kept.size]
-    pieces = [values[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    pieces = [values[a:b] for a, b in pairwise(bounds)]
     moments = sum_lagged(pieces, plan_lags(basis, order, kept))
     weights = pair_weights(np.array(rho[:order]).reshape(order, 1), moments.lags.pairs)[:, 0]
     w = whitener(kept, rho[:order])
@@ -156,7 +157,7 @@ def test_a_non_finite_voxel_breaks_itself_only(bad, row, order):
     spoilt[row, 2] = bad
     lags, others = plan_lags(basis, order), [0, 1, 3, 4]
     bounds = [0, 3, 9, 20]
-    pieces = [spoilt[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    pieces = [spoilt[a:b] for a, b in pairwise(bounds)]
     found = sum_lagged(pieces, lags)
     halves = sum_lagged([spoilt[:11]], lags, spoilt[0]) + sum_lagged([spoilt[11:]], lags, spoilt[0], 11)
     for moments in (found, halves):
@@ -174,6 +175,22 @@ def test_float32_and_integers_are_summed_in_float64():
     single = sum_lagged([values.astype(np.float32)], plan_lags(basis, 1))
     assert np.array_equal(exact.power, single.power)
     assert np.array_equal(exact.cross, single.cross)
+
+
+@pytest.mark.parametrize("what", ["signalling NaN", "huge", "infinity after infinity"])
+def test_broken_values_are_no_warning(what):
+    """What a damaged file decodes to before its checksum is seen; the voxel is broken, and that is all."""
+    _, basis, values = problem(9, 10, 2, 3)
+    single = values.astype(np.float32)
+    if what == "signalling NaN":
+        single[3, 1] = np.array([0x7F800001], np.uint32).view(np.float32)[0]
+    elif what == "huge":
+        single = single.astype(np.float64)
+        single[3:6, 1] = 1.7e308
+    else:
+        single[[3, 5], 1] = np.inf, -np.inf
+    moments = sum_lagged([single[:2], single[2:]], plan_lags(basis, 1))
+    assert moments.broken.tolist() == [False, True, False]
 
 
 def test_many_voxels_go_in_tiles():

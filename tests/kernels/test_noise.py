@@ -126,11 +126,11 @@ def test_quantise_keeps_nan():
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
-@pytest.mark.parametrize("bad", ["constant", "zero", "in the design", "nan", "inf"])
-@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize(
+    ("bad", "constant"),
+    [("constant", True), *[(bad, c) for bad in ("zero", "in the design", "nan", "inf") for c in (True, False)]],
+)
 def test_a_voxel_that_does_not_vary_is_nan_and_touches_nothing(order, bad, constant):
-    if bad == "constant" and not constant:
-        pytest.skip("a constant voxel varies where the design has no constant")
     design = design_of(50, constant=constant)
     values = noisy(design, 12)
     basis, moments, ones = summed(design, values, order)
@@ -184,9 +184,11 @@ def test_contrasts_equal_nilearn(noise_model, constant):
         )
         pairs = {
             "effect": (ours.effect_size, np.atleast_2d(theirs.effect)),
-            "variance": (ours.effect_variance, theirs.variance), "stat": (ours.stat, theirs.stat()), "p": (ours.p_value, theirs.p_value()),
+            "variance": (ours.effect_variance, theirs.variance),
+            "stat": (ours.stat, theirs.stat()),
+            "p": (ours.p_value, theirs.p_value()),
             "z": (ours.z_score, theirs.z_score()),
-        }  # fmt: skip
+        }
         for name, (mine, other) in pairs.items():
             scale = np.abs(np.asarray(other)).max()
             np.testing.assert_allclose(
