@@ -1,6 +1,7 @@
 """What the estimators share: coefficients as scikit-learn's transform, the cache folder, the kinds of output."""
 
 import os
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from daskglm.errors import ContrastError, listing
 from daskglm.models.functional import OUTPUT_TYPES
 
 
-class VoxelwiseModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class VoxelwiseModel(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """A linear model at every voxel, as a scikit-learn transformer: `transform` gives its coefficients."""
 
     memory: Any
@@ -55,9 +56,9 @@ class VoxelwiseModel(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return np.array([f"voxel-{index}" for index in self.space_.voxels], dtype=object)
 
+    @abstractmethod
     def _coefficients(self) -> tuple[list[str], NDArray[np.float64]]:
         """Names of the regressors and their coefficients (p, V)."""
-        raise NotImplementedError
 
     def _cache_folder(self) -> str | None:
         """Folder of `memory`, which may be a joblib.Memory."""

@@ -1,5 +1,6 @@
 """Runs -> fits, lazily: shared by the estimator and the cohort."""
 
+import warnings
 from typing import Any
 
 import dask.array as da
@@ -57,7 +58,14 @@ def lazy_solution(
             f"an autoregression has a lower order than the run has degrees of freedom, but ar{noise.order} meets "
             f"{n_rows} volumes and {n_columns} columns; use a lower order"
         )
-    regressors = matrix @ orthonormal_basis(matrix).to_basis
+    basis = orthonormal_basis(matrix)
+    if basis.rank < n_columns:
+        warnings.warn(
+            f"a design of {n_columns} columns has rank {basis.rank}: contrasts that it does not determine will be "
+            "refused; leave out columns that others explain",
+            stacklevel=4,
+        )
+    regressors = matrix @ basis.to_basis
     space = run.how.space
     moments = sum_run(run, regressors, noise.order, parts, ahead, contiguous)
     return solve_run(moments, regressors, noise, scaling, _chunks(space.voxels.size), space.c_order)

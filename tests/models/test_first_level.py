@@ -240,7 +240,8 @@ def test_smoothing(subject, smoothing_fwhm):
 
 def test_resampling_a_file_is_no_warning(single):
     target = np.diag([-4.0, 4, 4, 1])
-    FirstLevelModel(t_r=TR, mask_img=single.mask_img, target_affine=target).fit(single.paths, single.events)
+    model = FirstLevelModel(t_r=TR, mask_img=single.mask_img, target_affine=target).fit(single.paths, single.events)
+    np.testing.assert_array_equal(model.mask_img_.affine[:3, :3], target[:3, :3])
 
 
 @pytest.mark.filterwarnings("ignore:Resampling binary images")
@@ -869,7 +870,8 @@ def test_far_tails(single):
 def test_rank_deficient_confounds(single):
     """The same column twice: nilearn's effects, its variance times (n - columns) / (n - rank)."""
     twice = single.confounds[0].assign(again=single.confounds[0]["x"] * 2)
-    mine, other = models(single, fit={"confounds": [twice]}, noise_model="ols")
+    with pytest.warns(UserWarning, match=r"columns has rank"):
+        mine, other = models(single, fit={"confounds": [twice]}, noise_model="ols")
     p = mine.design_matrices_[0].shape[1]
     ours, theirs = (model.compute_contrast("a - b", output_type="all") for model in (mine, other))
     pairs = {kind: (values(ours[kind], single.mask), values(theirs[kind], single.mask)) for kind in OUTPUTS}

@@ -85,3 +85,15 @@ def test_another_repetition_time_in_the_header_is_told(runs):
     with pytest.warns(UserWarning, match=r"t_r is 2\.0 s, but the header of run 1 says 2\.5 s"):
         FirstLevelModel(t_r=2.0, mask_img=False).fit(image, events)
     FirstLevelModel(t_r=2.5, mask_img=False).fit(image, events)
+
+
+def test_a_rank_deficient_design_is_told_and_contrasts_it_leaves_open_refused(runs):
+    (image, *_), design = runs
+    model = FirstLevelModel(mask_img=False, noise_model="ols")
+    with pytest.warns(UserWarning, match="design of 4 columns has rank 3"):
+        model.fit(image, design_matrices=design.assign(c=design["a"] + design["b"]))
+    with pytest.raises(ContrastError, match="not estimable"):
+        model.compute_contrast("a")
+    whole = FirstLevelModel(mask_img=False, noise_model="ols").fit(image, design_matrices=design)
+    z = model.compute_contrast("a - b").get_fdata()
+    np.testing.assert_allclose(z, whole.compute_contrast("a - b").get_fdata(), rtol=1e-9)

@@ -7,14 +7,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from nilearn.glm.first_level import FirstLevelModel as NilearnModel
 
 from daskglm import FirstLevelModel
+from daskglm.cli.main import main
 from daskglm.io.bids import find_runs
 from daskglm.io.confounds import read_events
 
-# The headers of these files say 1 s, their JSON files 2.5 s.
-pytestmark = pytest.mark.filterwarnings("ignore:t_r is 2.5 s, but the header")
 OUTPUTS = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
 
 
@@ -115,3 +115,20 @@ def test_run_by_run_of_all_runs_is_that_of_each(haxby, fitted):
     alone = quiet(NilearnModel(**arguments).fit, *(haxby[name][3] for name in ("images", "events", "confounds")))
     expected = np.asarray(alone.compute_contrast("face - house").dataobj)
     np.testing.assert_allclose(z[haxby["mask"]], expected[haxby["mask"]], rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_command_equals_nilearn(haxby, fitted, tmp_path):
+    """The command of the README on the real dataset: over runs, and the picture and extremes in its summary."""
+    folder = Path(haxby["images"][0]).parents[4]
+    arguments = ["--task", "objectviewing", "--space", "T1w", "--hrf", "glover", "--confounds", "motion"]
+    done = CliRunner().invoke(
+        main, ["first-level", str(folder), str(tmp_path), *arguments, "--contrast", "face - house", "--quiet"]
+    )
+    assert done.exit_code == 0, done.output
+    for shown in ("12 fitted", "-9.26", "5.02", "78", "contrast-faceMinusHouse_stat-z.png"):
+        assert shown in done.output
+    name = "sub-001/sub-001_task-objectviewing_space-T1w_contrast-faceMinusHouse_stat-{}_statmap.nii.gz"
+    for stat, kind in (("z", "z_score"), ("effect", "effect_size"), ("variance", "effect_variance")):
+        found = nib.load(tmp_path / name.format(stat)).get_fdata()[haxby["mask"]]
+        expected = quiet(fitted[1].compute_contrast, "face - house", output_type=kind).get_fdata()[haxby["mask"]]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
