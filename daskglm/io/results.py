@@ -103,6 +103,8 @@ def write_unit(
 ) -> None:
     """Write the files of one unit of work, each whole or not at all, and its receipt after them.
 
+    Files that the receipt of an earlier analysis names are removed first: results of two are never mixed.
+
     Parameters
     ----------
     folder : str
@@ -125,7 +127,7 @@ def write_unit(
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, receipt)
         if os.path.exists(path):
-            os.remove(path)
+            _remove_unit(path)
         for name, image in images.items():
             write_image(image, os.path.join(folder, name))
         texts = {name: table.to_csv(sep="\t", index=False, na_rep="n/a") for name, table in tables.items()}
@@ -161,6 +163,20 @@ def read_receipt(folder: str, receipt: str, key: str) -> Any:
     if done.get("key") != key or not all(os.path.isfile(os.path.join(folder, name)) for name in done["files"]):
         return None
     return done
+
+
+def _remove_unit(receipt: str) -> None:
+    """Remove a receipt, and then the files it names."""
+    try:
+        with open(receipt, encoding="utf-8") as file:
+            names = [os.path.basename(name) for name in json.load(file).get("files", [])]
+    except ValueError:
+        names = []
+    os.remove(receipt)
+    for name in names:
+        target = os.path.join(os.path.dirname(receipt), name)
+        if os.path.isfile(target):
+            os.remove(target)
 
 
 def _forget_results(folder: str) -> None:

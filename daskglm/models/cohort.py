@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 
@@ -18,6 +19,7 @@ from daskglm.io.bids import Run, find_runs
 from daskglm.io.confounds import parse_strategies
 from daskglm.io.nifti import read_header, read_values
 from daskglm.io.provenance import software
+from daskglm.io.results import read_receipt, write_unit
 from daskglm.io.store import is_store
 from daskglm.io.tables import as_table
 from daskglm.models.cohort_runs import Plan, Receipt, combine_files, design_of_run, fit_run_files
@@ -165,7 +167,10 @@ def first_level_analysis(
     result = CohortResult(output, receipts, _failures(receipts), dict(plan.labels))
     _write_failures(output, result.failures)
     result.notes += sorted({note for item in receipts for run in item.runs for note in run.warnings})
-    _store_effects(result, plan, dataset)
+    if subjects is None:
+        _store_effects(result, plan, dataset)
+    else:
+        result.notes.append("no group store: it is made when all subjects are asked for")
     result.peaks = _peaks(receipts, plan)
     result.seconds = time.time() - started
     return result
@@ -325,29 +330,24 @@ def _store_effects(result: CohortResult, plan: Plan, dataset: str) -> None:
         entities = [part for part in done[0].name.split("_") if part.partition("-")[0] in ("task", "space")]
         store = os.path.join(result.output, "group", "_".join([*entities, f"contrast-{label}.zarr"]))
         result.stores[contrast] = store
-        if is_store(store) and all(item.reused for item in done) and _n_samples(store) == len(done):
+        folder, receipt = os.path.dirname(store), f"{os.path.basename(store)}.json"
+        participants = _participants(dataset, list(paths))
+        key = joblib.hash([label, sorted((item.subject, item.key) for item in done), participants])
+        if is_store(store) and read_receipt(folder, receipt, key):
             continue
         headers = [read_header(path) for path in paths.values()]
         if any(item.shape != headers[0].shape for item in headers):
             del result.stores[contrast]
             result.notes.append(f"no store of {contrast!r}: the subjects are not in one space")
             continue
-        os.makedirs(os.path.dirname(store), exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         try:
-            convert(
-                list(paths.values()), store, participants=_participants(dataset, list(paths)), missing="zero",
-                overwrite=is_store(store),
-            )  # fmt: skip
+            images = list(paths.values())
+            convert(images, store, participants=participants, missing="zero", overwrite=is_store(store))
+            write_unit(folder, {}, {}, receipt, {"key": key, "files": []})
         except SpaceError as error:
             del result.stores[contrast]
             result.notes.append(f"no store of {contrast!r}: {error}")
-
-
-def _n_samples(store: str) -> int:
-    """Number of samples in a store."""
-    from daskglm.io.store import open_images
-
-    return int(open_images(store).sizes["sample"])
 
 
 def _participants(dataset: str, subjects: Sequence[str]) -> pd.DataFrame | None:

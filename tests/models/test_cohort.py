@@ -108,9 +108,30 @@ def test_one_failure_does_not_stop_the_others(dataset, tmp_path):
 
 
 def test_other_parameters_do_the_work_again(dataset, tmp_path):
-    run_cohort(dataset, tmp_path)
+    first = run_cohort(dataset, tmp_path)
+    before = open_images(first.stores["a - b"])["data"].values
     again = run_cohort(dataset, tmp_path, noise_model="ols")
     assert not any(run.reused for subject in again.subjects for run in subject.runs)
+    assert not np.array_equal(before, open_images(again.stores["a - b"])["data"].values)
+    # The maps of a contrast that is no longer asked for do not stay beside those of another analysis.
+    other = first_level_analysis(str(dataset), str(tmp_path), {"a": "a"}, confounds=["motion"])
+    for receipt in (*other.subjects, *(run for subject in other.subjects for run in subject.runs)):
+        assert {name.split("_contrast-")[1][:2] for name in os.listdir(receipt.folder) if "contrast" in name} == {"a_"}
+
+
+def test_a_store_that_was_not_made_in_time_is_made_later(dataset, tmp_path, monkeypatch):
+    store = run_cohort(dataset, tmp_path).stores["a - b"]
+    with monkeypatch.context() as broken:
+        broken.setattr("daskglm.models.cohort._store_effects", lambda *_: None)
+        run_cohort(dataset, tmp_path, noise_model="ols")
+    old = open_images(store)["data"].values
+    again = run_cohort(dataset, tmp_path, noise_model="ols")
+    assert all(subject.reused for subject in again.subjects)
+    new = open_images(store)["data"].values
+    assert not np.array_equal(old, new)
+    some = run_cohort(dataset, tmp_path, noise_model="ols", subjects=["02"])
+    assert not some.stores
+    np.testing.assert_array_equal(open_images(store)["data"].values, new)
 
 
 def test_group_store_is_the_input_of_group(dataset, tmp_path):
