@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import dask
+import dask.local
+import dask.threaded
 import joblib
 from dask.callbacks import Callback
 from threadpoolctl import threadpool_limits
@@ -44,7 +46,8 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
         if not configured:
             # Leaving the pool waits for its tasks: after an error or an interruption none goes on in the dark.
             pool = stack.enter_context(ThreadPoolExecutor(_n_threads(n_jobs)))
-            options = {"scheduler": "threads", "pool": pool}
+            # The function, not its name: for a name dask imports distributed, which takes longer than a small fit.
+            options = {"scheduler": dask.threaded.get, "pool": pool}
             stack.enter_context(threadpool_limits(limits=1))
         if progress is not None:
             if _active_client() is not None:
@@ -73,7 +76,7 @@ def compute_here(*lazy: Any) -> tuple[Any, ...]:
     tuple
         The computed objects.
     """
-    return dask.compute(*lazy, scheduler="synchronous")
+    return dask.compute(*lazy, scheduler=dask.local.get_sync)
 
 
 def n_workers(n_jobs: int | None = None) -> int:

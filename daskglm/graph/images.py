@@ -220,7 +220,8 @@ def lazy_array(variable: xr.DataArray) -> da.Array:
     if variable.chunks is not None:
         return variable.data
     values = variable.values
-    return da.from_array(values, chunks=(64, -1) if values.ndim == 2 else 1)
+    # Named at random: a name made of the values would hash them all.
+    return da.from_array(values, chunks=(64, -1) if values.ndim == 2 else 1, name=False)
 
 
 def resample(image: Any, target_affine: Any, target_shape: Any, interpolation: str) -> Any:

@@ -27,10 +27,12 @@ class Lags:
         q; 0 is ordinary least squares.
     pairs : tuple of (int, int)
         The pairs (i, j), those with i = 0 first: their sums give the autocovariances too.
-    regressors : ((q + 1) r, n) float64
-        K_0j A, row by row, for the basis A (n, r).
-    edges : tuple of ((m,) int64, (m, r) float64)
-        For each other pair the rows, few, in which K_ij A differs from K_0k A, k = j - i, and that difference.
+    regressors : ((q + 1) r + s, n) float64
+        What is multiplied with the volumes. First K_0k A, for the basis A (n, r), lag by lag. The other pairs
+        differ from the one of the same lag, k = j - i, in few volumes, at the ends of stretches: then the
+        selection of these volumes; of many such volumes the differences themselves.
+    edges : (n_pairs - q - 1, r, s) float64
+        For each other pair, (K_ij A - K_0k A)' by those last s rows.
     weights : (n_pairs, n) bool
         Whether the product of volume u and volume u - (j - i) is in the sum of a pair.
     gram : (n_pairs, r, r) float64
@@ -40,7 +42,7 @@ class Lags:
     order: int
     pairs: tuple[tuple[int, int], ...]
     regressors: Array
-    edges: tuple[tuple[NDArray[np.int64], Array], ...]
+    edges: Array
     weights: NDArray[np.bool_]
     gram: Array
 
@@ -52,14 +54,14 @@ class Lags:
 
 @dataclass(frozen=True)
 class LaggedMoments:
-    """Sums of the products of a basis A (n, r) and a run Y (n, V), for each pair of lags.
+    """Sums of the products of a basis A (n, r) and a run Y (n, V), from which those of each pair of lags follow.
 
     Attributes
     ----------
     lags : Lags
         What is summed, and A'K_ij A.
-    cross : (n_pairs, r, V) float64
-        A'K_ij (Y - reference).
+    sums : ((q + 1) r + s, V) float64
+        ``lags.regressors`` @ (Y - reference).
     power : (n_pairs, V) float64
         (y - reference)'K_ij (y - reference).
     reference : (V,) float64
@@ -73,7 +75,7 @@ class LaggedMoments:
     """
 
     lags: Lags
-    cross: Array
+    sums: Array
     power: Array
     reference: Array
     broken: NDArray[np.bool_]
@@ -81,6 +83,35 @@ class LaggedMoments:
     stop: int
     head: Array
     tail: Array
+
+    @property
+    def cross(self) -> Array:
+        """A'K_0k (Y - reference), (q + 1, r, V): of the pairs (0, k)."""
+        n_lags, rank = self.lags.order + 1, self.lags.gram.shape[1]
+        return self.sums[: n_lags * rank].reshape(n_lags, rank, -1)
+
+    def weighted_cross(self, weights: Array, voxels: slice | NDArray[np.int64]) -> Array:
+        """Weighted sum over all pairs of A'K_ij (Y - reference).
+
+        Parameters
+        ----------
+        weights : (n_pairs, m) or (n_pairs, 1) float64
+            Of each voxel.
+        voxels : slice or (m,) int64
+            Which.
+
+        Returns
+        -------
+        (r, m) float64
+        """
+        n_lags, rank = self.lags.order + 1, self.lags.gram.shape[1]
+        by_lag = weights[:n_lags].copy()
+        np.add.at(by_lag, [j - i for i, j in self.lags.pairs[n_lags:]], weights[n_lags:])
+        total = np.einsum("kv,krv->rv", by_lag, self.cross[:, :, voxels])
+        at_edges = self.sums[n_lags * rank :, voxels]
+        for weight, edge in zip(weights[n_lags:], self.lags.edges, strict=True):
+            total += weight * (edge @ at_edges)
+        return total
 
     def __add__(self, other: "LaggedMoments") -> "LaggedMoments":
         """Moments of two stretches of a run, `other` following this one."""
@@ -96,7 +127,7 @@ class LaggedMoments:
                     power[pair] += 2 * other.head[ahead] * self.tail[-behind]
         return LaggedMoments(
             lags=self.lags,
-            cross=self.cross + other.cross,
+            sums=self.sums + other.sums,
             power=power,
             reference=self.reference,
             broken=self.broken | other.broken,
@@ -130,18 +161,19 @@ def plan_lags(basis: Array, order: int, volumes: NDArray[np.int64] | None = None
     before = np.arange(n_samples) - np.repeat(first, np.diff(first, append=n_samples))
     pairs = tuple((i, j) for i in range(order + 1) for j in range(i, order + 1))
     products = np.stack([_both_ways(basis, i, j, before) for i, j in pairs])
-    lag_sums = products[: order + 1]
-    edges = []
-    for pair, (i, j) in enumerate(pairs[order + 1 :], start=order + 1):
-        # K_0k counts both directions; at k = 0 both are one.
-        difference = products[pair] - lag_sums[j - i]
-        rows = np.flatnonzero(np.abs(difference).max(axis=1, initial=0.0) > 0)
-        edges.append((rows, difference[rows]))
+    lag_sums, others = products[: order + 1], [j - i for i, j in pairs[order + 1 :]]
+    differences = (products[order + 1 :] - lag_sums[others]).transpose(0, 2, 1)
+    at_edges = np.flatnonzero(differences.any(axis=(0, 1)))
+    if at_edges.size <= len(others) * rank:
+        last, edges = np.eye(n_samples)[at_edges], differences[:, :, at_edges]
+    else:
+        last = differences.reshape(-1, n_samples)
+        edges = np.eye(len(last)).reshape(len(others), rank, -1)
     return Lags(
         order=order,
         pairs=pairs,
-        regressors=np.ascontiguousarray(lag_sums.transpose(0, 2, 1).reshape((order + 1) * rank, n_samples)),
-        edges=tuple(edges),
+        regressors=np.concatenate([lag_sums.transpose(0, 2, 1).reshape(-1, n_samples), last]),
+        edges=edges,
         weights=np.stack([_pair_weights(i, j, before) for i, j in pairs]),
         gram=np.stack([basis.T @ product for product in products]),
     )
@@ -180,9 +212,6 @@ def sum_lagged(
         sums = _add_slab(sums, slab)
     if sums is None:
         raise ValueError("a run has at least one volume")
-    # What differs at the edges was summed as a difference.
-    for pair, (i, j) in enumerate(lags.pairs[lags.order + 1 :], start=lags.order + 1):
-        sums.cross[pair] += sums.cross[j - i]
     return sums
 
 
@@ -203,7 +232,7 @@ def scale(moments: LaggedMoments, factor: Array, offset: Array) -> LaggedMoments
     """
     return replace(
         moments,
-        cross=moments.cross * factor,
+        sums=moments.sums * factor,
         power=moments.power * factor**2,
         reference=moments.reference * factor + offset,
         head=moments.head * factor,
@@ -226,12 +255,14 @@ def rebase(moments: LaggedMoments, constant: Array) -> LaggedMoments:
     LaggedMoments
         A'K y = A'K d + (A'K A c) reference; y'K y = d'K d + 2 reference c'A'K d + reference^2 c'A'K A c.
     """
-    ones = moments.lags.gram @ constant
-    shift = moments.reference
-    power = moments.power + 2 * shift * (constant @ moments.cross) + shift**2 * (ones @ constant)[:, None]
-    cross = moments.cross + ones[:, :, None] * shift
+    lags, shift = moments.lags, moments.reference
+    power = moments.power + shift**2 * (lags.gram @ constant @ constant)[:, None]
+    every = slice(None)
+    for pair, weights in enumerate(np.eye(len(lags.pairs))):
+        power[pair] += 2 * shift * (constant @ moments.weighted_cross(weights[:, None], every))
+    sums = moments.sums + np.outer(lags.regressors.sum(axis=1), shift)
     return replace(
-        moments, cross=cross, power=power, reference=np.zeros_like(shift), head=moments.head + shift,
+        moments, sums=sums, power=power, reference=np.zeros_like(shift), head=moments.head + shift,
         tail=moments.tail + shift,
     )  # fmt: skip
 
@@ -251,10 +282,10 @@ def project(moments: LaggedMoments, columns: Array) -> LaggedMoments:
     LaggedMoments
         Of A T: enough to solve it, not to go on summing.
     """
-    gram = columns.T @ moments.lags.gram @ columns
-    empty = np.empty((0, 0))
-    lags = replace(moments.lags, gram=gram, regressors=empty, edges=())
-    return replace(moments, lags=lags, cross=columns.T @ moments.cross)
+    lags, cross = moments.lags, moments.cross
+    sums = np.concatenate([(columns.T @ cross).reshape(-1, cross.shape[2]), moments.sums[cross[:, :, 0].size :]])
+    gram, edges = columns.T @ lags.gram @ columns, columns.T @ lags.edges
+    return replace(moments, lags=replace(lags, gram=gram, regressors=np.empty((0, 0)), edges=edges), sums=sums)
 
 
 def select(moments: LaggedMoments, voxels: slice) -> LaggedMoments:
@@ -273,7 +304,7 @@ def select(moments: LaggedMoments, voxels: slice) -> LaggedMoments:
         Views, no copies.
     """
     return replace(
-        moments, cross=moments.cross[..., voxels], power=moments.power[:, voxels],
+        moments, sums=moments.sums[:, voxels], power=moments.power[:, voxels],
         reference=moments.reference[voxels], broken=moments.broken[voxels], head=moments.head[:, voxels],
         tail=moments.tail[:, voxels],
     )  # fmt: skip
@@ -308,10 +339,10 @@ def _pair_weights(i: int, j: int, before: NDArray[np.int64]) -> NDArray[np.bool_
 
 def _nothing(lags: Lags, reference: Array, start: int) -> LaggedMoments:
     """Sums of no volume yet."""
-    n_pairs, rank, n_voxels = len(lags.pairs), lags.gram.shape[1], reference.size
+    n_voxels = reference.size
     nothing = np.empty((0, n_voxels))
     return LaggedMoments(
-        lags, np.zeros((n_pairs, rank, n_voxels)), np.zeros((n_pairs, n_voxels)), reference,
+        lags, np.full((len(lags.regressors), n_voxels), 0.0), np.full((len(lags.pairs), n_voxels), 0.0), reference,
         np.zeros(n_voxels, dtype=bool), start, start, nothing, nothing,
     )  # fmt: skip
 
@@ -340,13 +371,8 @@ def _add_slab(sums: LaggedMoments, slab: NDArray[np.floating]) -> LaggedMoments:
 def _add_tile(sums: LaggedMoments, rows: Array, known: int, part: slice) -> None:
     """Add some voxels of a slab; the first `known` rows were added before and serve the lags only."""
     lags, new = sums.lags, rows[known:]
-    q, first, last = lags.order, sums.stop, sums.stop + len(new)
-    products = lags.regressors[:, first:last] @ new
-    sums.cross[: q + 1, :, part] += products.reshape(q + 1, -1, new.shape[1])
-    for pair, (at, difference) in enumerate(lags.edges, start=q + 1):
-        inside = slice(*np.searchsorted(at, (first, last)))
-        if inside.stop > inside.start:
-            sums.cross[pair, :, part] += difference[inside].T @ new[at[inside] - first]
+    first, last = sums.stop, sums.stop + len(new)
+    sums.sums[:, part] += lags.regressors[:, first:last] @ new
     lagged: dict[int, Array] = {}
     for pair, (i, j) in enumerate(lags.pairs):
         k = j - i

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from daskglm.kernels.cholesky import factorise, solve_lower, solve_upper
 from daskglm.kernels.lagged import LaggedMoments, project, rebase
 from daskglm.kernels.moments import Array
 
-# Numbers in the matrices that are solved together: 8 MB, but for 64 voxels at least and 2048 at most.
-_SOLVE_VALUES = 2**20
-_SOLVE_VOXELS = (64, 2048)
+# Numbers in the matrices that are solved together: 16 MB, but for 64 voxels at least and 8192 at most.
+_SOLVE_VALUES = 2**21
+_SOLVE_VOXELS = (64, 8192)
 _EPS = np.finfo(float).eps
 
 
@@ -76,7 +77,10 @@ class WhitenedFit:
         bounds = np.searchsorted(self.labels[order], np.arange(len(self.coefficients) + 1))
         together = _together(weights.shape[1])
         for start in range(0, len(self.coefficients), together):
-            table = weights @ np.linalg.solve(self._gram_of(slice(start, start + together)), weights.T)
+            gram = _grams(self.coefficients[start : start + together].T, self.gram, self.pairs)
+            # C G^-1 C' = (L^-1 C')'(L^-1 C') with G = L L'.
+            half = solve_lower(factorise(gram), weights.T[:, :, None])
+            table = np.einsum("riv,rjv->vij", half, half)
             first, last = bounds[start], bounds[min(start + together, len(self.coefficients))]
             voxels = order[first:last]
             yield voxels, table[self.labels[voxels] - start]
@@ -94,10 +98,6 @@ class WhitenedFit:
         (0,) int64
         """
         return np.empty(0, np.int64)
-
-    def _gram_of(self, labels: slice) -> Array:
-        """X'W'WX (m, r, r) of some coefficients."""
-        return np.tensordot(pair_weights(self.coefficients[labels].T, self.pairs), self.gram, axes=(0, 0))
 
 
 def pair_weights(rho: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
@@ -149,18 +149,31 @@ def autoregression(moments: LaggedMoments) -> Array:
         terms = max(int(lags.weights[k].sum()), 1) * (1 if k == 0 else 2)
         covariances[k] = (moments.power[k] + quadratic) / terms
     flat = moments.broken | (covariances[0] * lags.n_samples <= _rounding(moments))
-    covariances[:, flat] = np.nan
-    if order < 2:
-        with np.errstate(invalid="ignore"):
-            return covariances[1:] / covariances[0]
-    rho = np.full((order, theta.shape[1]), np.nan)
-    seen = np.flatnonzero(~flat)
-    toeplitz = covariances[np.abs(np.subtract.outer(np.arange(order), np.arange(order)))][..., seen].transpose(2, 0, 1)
-    # Unbiased autocovariances need not be positive definite; a singular matrix is left to the pseudo-inverse.
-    good = np.abs(np.linalg.det(toeplitz / toeplitz[:, :1, :1])) > 1e-12
-    right = covariances[1:, seen].T[:, :, None]
-    rho[:, seen[good]] = np.linalg.solve(toeplitz[good], right[good])[:, :, 0].T
-    rho[:, seen[~good]] = (np.linalg.pinv(toeplitz[~good]) @ right[~good])[:, :, 0].T
+    covariances[:, flat | ~np.isfinite(covariances).all(axis=0)] = np.nan
+    return _yule_walker(covariances)
+
+
+def _yule_walker(covariances: Array) -> Array:
+    """Solve sum_j rho_j r_|k-j| = r_k, k = 1 .. q, of r (q + 1, V) by Levinson's recursion: (q, V).
+
+    Where a leading matrix is singular, which autocovariances with unequal numbers of terms can be, the recursion
+    ends and the pseudo-inverse is used.
+    """
+    order, n_voxels = len(covariances) - 1, covariances.shape[1]
+    rho, power = np.empty((order, n_voxels)), covariances[0].copy()
+    singular = np.zeros(n_voxels, dtype=bool)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        for k in range(order):
+            reflection = (covariances[k + 1] - np.sum(rho[:k] * covariances[k:0:-1], axis=0)) / power
+            rho[:k] -= reflection * rho[:k][::-1]
+            rho[k] = reflection
+            power *= 1 - reflection**2
+            if k < order - 1:
+                singular |= np.abs(power) <= 1e-10 * covariances[0]
+    if singular.any():
+        lags = np.abs(np.subtract.outer(np.arange(order), np.arange(order)))
+        matrices, right = covariances[lags][..., singular], covariances[1:, singular]
+        rho[:, singular] = np.einsum("vij,jv->iv", np.linalg.pinv(matrices.transpose(2, 0, 1)), right)
     return rho
 
 
@@ -261,20 +274,20 @@ def solve_whitened(moments: LaggedMoments, rho: Array, constant: Array | None) -
     rho = np.where(usable, rho, 0.0)
     coefficients, labels = _distinct(rho)
     shared = len(coefficients) < n_voxels // 4
-    table = np.linalg.inv(_grams(coefficients, moments)) if shared else None
+    table = np.linalg.inv(np.moveaxis(_grams(coefficients.T, lags.gram, lags.pairs), -1, 0)) if shared else None
     theta, residual = np.empty((rank, n_voxels)), np.empty(n_voxels)
     together = _together(rank)
     for start in range(0, n_voxels, together):
         part = slice(start, start + together)
         weights = pair_weights(rho[:, part], lags.pairs)
-        cross = np.einsum("pv,prv->vr", weights, moments.cross[:, :, part])
+        cross = moments.weighted_cross(weights, part)
         if table is None:
-            solved = np.linalg.solve(_grams(rho[:, part].T, moments), cross[:, :, None])[:, :, 0]
+            factors = factorise(_grams(rho[:, part], lags.gram, lags.pairs))
+            theta[:, part] = solve_upper(factors, solve_lower(factors, cross[:, None]))[:, 0]
         else:
-            solved = (table[labels[part]] @ cross[:, :, None])[:, :, 0]
-        theta[:, part] = solved.T
+            theta[:, part] = (table[labels[part]] @ cross.T[:, :, None])[:, :, 0].T
         power = np.einsum("pv,pv->v", weights, moments.power[:, part])
-        residual[part] = power - np.einsum("vr,vr->v", solved, cross)
+        residual[part] = power - np.einsum("rv,rv->v", theta[:, part], cross)
     residual[residual <= _rounding(moments)] = np.nan
     residual[~usable] = np.nan
     freedom = lags.n_samples - rank
@@ -312,10 +325,11 @@ def _distinct(rho: Array) -> tuple[Array, NDArray[np.int64]]:
     return distinct, labels.reshape(-1)
 
 
-def _grams(coefficients: Array, moments: LaggedMoments) -> Array:
-    """X'W'WX (m, r, r) of coefficients (m, q)."""
-    lags = moments.lags
-    return np.tensordot(pair_weights(coefficients.T, lags.pairs), lags.gram, axes=(0, 0))
+def _grams(rho: Array, gram: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
+    """X'W'WX (r, r, m) of coefficients (q, m)."""
+    rank = gram.shape[1]
+    flat = gram.reshape(len(pairs), -1).T @ pair_weights(rho, pairs)
+    return flat.reshape(rank, rank, -1)
 
 
 def _rounding(moments: LaggedMoments) -> Array:

@@ -185,9 +185,9 @@ def _whitened(moments: LaggedMoments, rho: Array, model: TrialModel, constant: A
     order = np.argsort(labels.reshape(-1), kind="stable")
     bounds = np.searchsorted(labels.reshape(-1)[order], np.arange(1, coefficients.shape[1]))
     for label, group in enumerate(np.split(seen[order], bounds) if seen.size else []):
-        weights = pair_weights(coefficients[:, [label]], lags.pairs)[:, 0]
-        rows = np.linalg.solve(np.tensordot(weights, lags.gram, axes=1), model.to_beta.T).T
-        betas[:, group] = rows @ np.tensordot(weights, moments.cross[:, :, group], axes=1)
+        weights = pair_weights(coefficients[:, [label]], lags.pairs)
+        rows = np.linalg.solve(np.tensordot(weights[:, 0], lags.gram, axes=1), model.to_beta.T).T
+        betas[:, group] = rows @ moments.weighted_cross(weights, group)
     return betas
 
 

@@ -17,7 +17,7 @@ from daskglm.models.functional import label_fit
 from daskglm.models.runs import RunDesign
 
 # Voxels that are solved by one task.
-_VOXELS_TOGETHER = 2**15
+_VOXELS_TOGETHER = 2**14
 
 
 def lazy_solution(
@@ -99,7 +99,7 @@ def label_run(found: NDArray[Any], run: RunImages, design: RunDesign, name: str)
         raise ImageError(f"no voxel of {name} varies and is finite throughout; check the image and the mask")
     space = run.how.space
     basis = orthonormal_basis(design_array(design.design))
-    lazy = da.from_array(found, chunks=1)
+    lazy = da.from_array(found, chunks=1, name=False)
     fit = label_fit(lazy, _chunks(space.voxels.size), basis, design.design, space.voxels, space.attributes())
     return fit.assign(solution=("block", found))
 

@@ -344,7 +344,7 @@ class SecondLevelModel(VoxelwiseModel):
             items = kept(folder, "moments", key, make, save_moments, load_moments)
             objects = np.empty(len(items), dtype=object)
             objects[:] = items
-            moments = da.from_array(objects, chunks=1)
+            moments = da.from_array(objects, chunks=1, name=False)
         solution = solve_moments(moments, fewest(check_fraction(self.min_coverage), len(design)))
         images = loaded.images
         chunks = lazy_array(images["data"]).chunks[1]

@@ -45,7 +45,8 @@ def assert_equals_matrices(moments, basis, values, numbers):
     for pair, (i, j) in enumerate(moments.lags.pairs):
         k = kernel(numbers, i, j)
         np.testing.assert_allclose(moments.lags.gram[pair], basis.T @ k @ basis, atol=1e-12)
-        np.testing.assert_allclose(moments.cross[pair], basis.T @ k @ moved, atol=1e-10)
+        only = np.eye(len(moments.lags.pairs))[:, [pair]]
+        np.testing.assert_allclose(moments.weighted_cross(only, slice(None)), basis.T @ k @ moved, atol=1e-10)
         np.testing.assert_allclose(moments.power[pair], np.sum(moved * (k @ moved), axis=0), atol=1e-9)
 
 
@@ -77,7 +78,7 @@ def test_any_slabs_and_stretches_equal_matrices(run):
     # Sums associate: from the right as from the left.
     other = reduce(lambda later, earlier: earlier + later, reversed(parts))
     np.testing.assert_allclose(other.power, whole.power, rtol=1e-12, atol=1e-10)
-    np.testing.assert_allclose(other.cross, whole.cross, rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(other.sums, whole.sums, rtol=1e-12, atol=1e-10)
 
 
 @given(run=runs(), rho=st.lists(st.floats(-0.9, 0.9), min_size=3, max_size=3))
@@ -91,7 +92,8 @@ def test_weighted_pairs_are_whitened_products(run, rho):
     w = whitener(kept, rho[:order])
     moved = values - values[0]
     np.testing.assert_allclose(np.tensordot(weights, moments.lags.gram, 1), (w @ basis).T @ w @ basis, atol=1e-11)
-    np.testing.assert_allclose(np.tensordot(weights, moments.cross, 1), (w @ basis).T @ w @ moved, atol=1e-10)
+    cross = moments.weighted_cross(weights[:, None], slice(None))
+    np.testing.assert_allclose(cross, (w @ basis).T @ w @ moved, atol=1e-10)
     np.testing.assert_allclose(weights @ moments.power, np.sum((w @ moved) ** 2, axis=0), atol=1e-9)
 
 
@@ -104,7 +106,9 @@ def test_lags_never_bridge_a_gap(order):
     gapped = sum_lagged([values], plan_lags(basis, order, kept), reference)
     apart = [sum_lagged([values[a:b]], plan_lags(basis[a:b], order), reference) for a, b in ((0, 8), (8, 20))]
     np.testing.assert_allclose(gapped.power, apart[0].power + apart[1].power, rtol=1e-12)
-    np.testing.assert_allclose(gapped.cross, apart[0].cross + apart[1].cross, rtol=1e-10, atol=1e-10)
+    for only in np.eye(len(gapped.lags.pairs))[:, :, None]:
+        whole, *halves = (item.weighted_cross(only, slice(None)) for item in (gapped, *apart))
+        np.testing.assert_allclose(whole, sum(halves), rtol=1e-10, atol=1e-10)
     joined = sum_lagged([values], plan_lags(basis, order), reference)
     assert np.abs(joined.power[1] - gapped.power[1]).min() > 1000  # 2 * 50 * 50 a pair
 
