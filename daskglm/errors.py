@@ -19,6 +19,10 @@ class ContrastError(DaskGLMError, ValueError):
     """A contrast is unknown, malformed, null or not estimable."""
 
 
+class NullRegressorError(ContrastError):
+    """A contrast weighs a regressor that is zero throughout."""
+
+
 class ImageError(DaskGLMError, ValueError):
     """The images cannot be analysed together."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from daskglm.errors import ContrastError, listing
+from daskglm.errors import ContrastError, NullRegressorError, listing
 
 Array = NDArray[np.float64]
 # Numbers are matched so that the e of 1e5 is no name; text in backquotes is a name whatever it holds.
@@ -25,8 +25,9 @@ def contrast_matrix(definition: Any, columns: Sequence[str], terms: Mapping[str,
 
     Parameters
     ----------
-    definition : str, list of str, (p,) or (q, p) array
-        An expression, several of them, or weights; short weights are filled up with zeros, as in nilearn.
+    definition : str, list of str, (p,) or (q, p) array, Series or DataFrame
+        An expression, several of them, or weights; short weights are filled up with zeros, as in nilearn. Weights
+        with names (the index of a Series, the columns of a DataFrame) belong to the regressors of these names.
     columns : sequence of p str
         Regressors of the design.
     terms : mapping of str to sequence of str, optional
@@ -42,7 +43,9 @@ def contrast_matrix(definition: Any, columns: Sequence[str], terms: Mapping[str,
     ContrastError
         Where the contrast is malformed, names what the design has not, or has a null row.
     """
-    if isinstance(definition, (np.ndarray, pd.Index, pd.Series)):
+    if isinstance(definition, (pd.Series, pd.DataFrame)):
+        definition = _by_name(definition, columns)
+    if isinstance(definition, (np.ndarray, pd.Index)):
         definition = definition.tolist()
     if isinstance(definition, str):
         matrix = parse_contrast(definition, columns, terms)
@@ -104,6 +107,49 @@ def parse_contrast(expression: str, columns: Sequence[str], terms: Mapping[str, 
         else:
             rows.append(_parse_row(part, units, terms or {}))
     return np.array(rows)
+
+
+def check_occurs(matrix: Array, columns: Sequence[str], row_space: Array) -> None:
+    """Raise where a contrast weighs a regressor that is zero throughout.
+
+    Parameters
+    ----------
+    matrix : (q, p) float64
+        Contrast.
+    columns : sequence of p str
+        Regressors.
+    row_space : (p, r) float64
+        Orthonormal basis of the row space of the design.
+
+    Raises
+    ------
+    NullRegressorError
+        Naming them.
+    """
+    null = np.sum(row_space**2, axis=1) < 1e-16
+    at_fault = np.flatnonzero(null & (matrix != 0).any(axis=0))
+    if at_fault.size:
+        names = [columns[index] for index in at_fault.tolist()]
+        raise NullRegressorError(
+            f"a contrast is of regressors that occur, but {listing(names)} is zero throughout: no event of it lies "
+            "within the volumes that are analysed; leave it out of the contrast"
+        )
+
+
+def _by_name(definition: pd.Series | pd.DataFrame, columns: Sequence[str]) -> Array:
+    """Weights with names, in the order of the regressors; as they are where the names are only numbers."""
+    table = definition.to_frame().T if isinstance(definition, pd.Series) else definition
+    if all(isinstance(name, (int, np.integer)) for name in table.columns):
+        return np.asarray(definition)
+    names = [str(name) for name in table.columns]
+    unknown = [name for name in names if name not in columns]
+    if unknown or len(set(names)) < len(names):
+        raise ContrastError(
+            f"weights of a contrast name each regressor once, but these name {listing(unknown or names)}; there are "
+            f"{listing(columns)}"
+        )
+    matrix = pd.DataFrame(table.to_numpy(), columns=names).reindex(columns=list(columns), fill_value=0.0)
+    return matrix.to_numpy()
 
 
 def _split(expression: str) -> list[str]:
@@ -212,6 +258,8 @@ def _unit(name: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[st
 
 def _weights(definition: Any, n_columns: int) -> Array:
     """Numeric weights as a matrix of the design's width."""
+    if np.ndim(definition) == 0:
+        raise ContrastError(f"a contrast is an expression or an array of weights, but this is {_short(definition)}")
     try:
         matrix = np.atleast_2d(np.array(definition, dtype=np.float64))
     except (TypeError, ValueError) as error:

@@ -71,8 +71,6 @@ def prepare(
     ------
     SpaceError
         Where the image is on another grid and none to resample to is given.
-    ImageError
-        Where it has no finite value.
     """
     space = how.space
     if how.target_affine is not None:
@@ -86,9 +84,28 @@ def prepare(
         values = np.take(values, space.voxels, axis=1)
     if how.missing_zero:
         values = np.where(values == 0, np.nan, values)
-    if not np.isfinite(values).any(axis=1).all():
-        raise ImageError(f"{name} has no finite value in the mask; restore the image or drop its subject")
     return values
+
+
+def check_any_finite(values: NDArray[Any], name: str, remedy: str = "restore the image or drop its subject") -> None:
+    """Raise where an image has no finite value.
+
+    Parameters
+    ----------
+    values : (m, V) array
+        Values of an image in the mask.
+    name : str
+        What it is, for the message.
+    remedy : str
+        What to do.
+
+    Raises
+    ------
+    ImageError
+        Naming it.
+    """
+    if not np.isfinite(values).any(axis=1).all():
+        raise ImageError(f"{name} has no finite value in the mask; {remedy}")
 
 
 def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> NDArray[Any]:
@@ -114,7 +131,9 @@ def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> 
         Where the file is damaged, on another grid, or nowhere finite; it is named.
     """
     header, values = read_values(path, volumes)
-    return prepare(values, header.shape, header.affine, path, how)
+    prepared = prepare(values, header.shape, header.affine, path, how)
+    check_any_finite(prepared, path)
+    return prepared
 
 
 def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHeader | None], dict[str, Exception]]:
@@ -300,7 +319,9 @@ def _mask_block(rows: NDArray[Any], how: Preparation, dtype: np.dtype[Any]) -> N
         else:
             grid = np.asanyarray(image.dataobj)
         values = grid.reshape(1, -1, order="F").astype(dtype, copy=False)
-        block[index] = prepare(values, grid.shape, image.affine, f"image {index}", how)[0]
+        prepared = prepare(values, grid.shape, image.affine, f"image {index}", how)
+        check_any_finite(prepared, f"image {index}")
+        block[index] = prepared[0]
     return block
 
 

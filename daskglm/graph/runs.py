@@ -13,7 +13,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.graph.images import Preparation, prepare
+from daskglm.graph.images import Preparation, check_any_finite, prepare
 from daskglm.io.nifti import read_header, stream_volumes
 from daskglm.kernels.basis import with_constant
 from daskglm.kernels.lagged import LaggedMoments, Lags, plan_lags, select, sum_lagged
@@ -239,7 +239,7 @@ def _volumes(source: Any, start: int, stop: int) -> Iterator[tuple[int, NDArray[
         grid = np.asanyarray(source.dataobj[..., number] if len(source.shape) > 3 else source.dataobj)
         values = grid.reshape(-1, order="F")
         kind = np.float32 if grid.dtype in _EXACT_IN_FLOAT32 else np.float64
-        yield number, values.astype(kind, copy=False), grid.shape, source.affine, f"volume {number}"
+        yield number, values.astype(kind, copy=False), grid.shape, source.affine, "an image in memory"
 
 
 def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterator[NDArray[Any]]:
@@ -253,6 +253,7 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
         if number not in numbers:
             continue
         row = prepare(values[None], shape, affine, name, run.how)
+        check_any_finite(row, f"volume {number} of {name}", "leave the volume out by sample_masks, or restore the run")
         row = percent_of_volume(row) if run.by_volume else row
         if not buffers:  # made once: fresh memory costs more than the arithmetic
             buffers = [np.empty((size, n_voxels), row.dtype) for _ in range(1 if size == len(wanted) else n_buffers)]

@@ -363,7 +363,8 @@ def _add_slab(sums: LaggedMoments, slab: NDArray[np.floating]) -> LaggedMoments:
         if bad.any():
             rows[:, bad] = 0.0
             sums.broken[part] |= bad
-        _add_tile(sums, rows, known, part)
+        with np.errstate(invalid="ignore"):  # squares of values beyond reason are infinite
+            _add_tile(sums, rows, known, part)
         tail[:, part], head[:, part] = rows[len(rows) - kept :], rows[known : known + len(head)]
     return replace(sums, stop=sums.stop + new, tail=tail, head=np.concatenate([sums.head, head]))
 

@@ -216,17 +216,16 @@ def fit_run(
     WhitenedFit
     """
     n_samples, gram = moments.lags.n_samples, moments.lags.gram[0]
-    mean = (constant @ moments.cross[0]) / n_samples
-    variance = moments.power[0] / n_samples - mean**2
     means = (gram @ constant)[:rank] / n_samples
-    with np.errstate(invalid="ignore", over="ignore"):  # of voxels with values beyond reason: they become NaN
+    spanned = constant if len(constant) == rank else None
+    # Voxels with values beyond reason become NaN.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        variance = moments.power[0] / n_samples - (constant @ moments.cross[0] / n_samples) ** 2
         moments = of_design(moments, constant, rank)
         rho = autoregression(moments)
-        spanned = constant if len(constant) == rank else None
         fit = solve_whitened(moments, rho if adjust is None else adjust(rho), spanned)
-    fitted = np.einsum("iv,iv->v", fit.theta, moments.lags.gram[0] @ fit.theta) / n_samples - (means @ fit.theta) ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return replace(fit, r_square=fitted / variance)
+        quadratic = np.einsum("iv,iv->v", fit.theta, moments.lags.gram[0] @ fit.theta)
+        return replace(fit, r_square=(quadratic / n_samples - (means @ fit.theta) ** 2) / variance)
 
 
 def of_design(moments: LaggedMoments, constant: Array, rank: int) -> LaggedMoments:

@@ -216,7 +216,8 @@ def _trial_design(
     if table is None or (isinstance(table, pd.DataFrame) and not len(table)):
         raise DesignError("a beta series needs events, but there are none; give a table with a row a trial")
     # The design of the conditions says what is wrong with the events, by condition and not by trial.
-    base = run_designs([shape], [table], [confounds], [sample_mask], None, t_r, slice_time_ref, parameters)[0]
+    masks = None if sample_mask is None else [sample_mask]
+    base = run_designs([shape], [table], [confounds], masks, None, t_r, slice_time_ref, parameters)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         table = check_events(table)

@@ -183,7 +183,8 @@ class FirstLevelModel(VoxelwiseModel):
         confounds : DataFrame, array or path, or list of them, optional
             A row a volume.
         sample_masks : array or list of arrays, optional
-            Numbers of the volumes to keep, or one bool a volume; None in a list keeps all.
+            Numbers of the volumes to keep, or one bool a volume; None in a list keeps all. By default those
+            that :func:`first_level_from_bids` put into the attributes of its confounds.
         design_matrices : DataFrame or path, or list of them, optional
             Designs, in place of events and confounds.
         bins : int, None or "auto"
@@ -298,10 +299,10 @@ class FirstLevelModel(VoxelwiseModel):
 
     @property
     def r_square_(self) -> list[Any]:
-        """Variance of the fitted values over that of the data, both unwhitened, of each run: 3-D images."""
+        """Variance of the fitted values over that of the data, both unwhitened, of each run: one volume each."""
         check_is_fitted(self)
         return [
-            self.space_.to_image(np.concatenate([item.r_square for item in fit["solution"].values]), outside=0)
+            self.space_.to_image(np.concatenate([item.r_square for item in fit["solution"].values])[None], outside=0)
             for fit in self.fits_
         ]
 

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.design.contrasts import contrast_matrix
-from daskglm.errors import ContrastError, ImageError, listing
+from daskglm.design.contrasts import check_occurs, contrast_matrix
+from daskglm.errors import ContrastError, ImageError, NullRegressorError, listing
 from daskglm.graph.compute import compute
 from daskglm.kernels.contrasts import fixed_effects
 from daskglm.models.functional import compute_contrasts
@@ -55,7 +55,12 @@ def contrast_over_runs(
     name = contrast if isinstance(contrast, str) else "contrast"
     weights = run_weights(fits, contrast)
     given = {k: matrix for k, matrix in enumerate(weights) if matrix is not None}
-    lazy = [compute_contrasts(fits[k], {name: matrix}, stat_type) for k, matrix in given.items()]
+    lazy = []
+    for k, matrix in given.items():
+        try:
+            lazy.append(compute_contrasts(fits[k], {name: matrix}, stat_type))
+        except ContrastError as error:
+            raise ContrastError(f"run {k + 1}: {error}" if len(fits) > 1 else str(error)) from error
     maps = compute(*lazy)
     kinds = {str(item["stat_type"].values[0]) for item in maps}
     if len(kinds) > 1:
@@ -110,13 +115,20 @@ def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.fl
             warnings.warn(f"the contrast is null in run {index + 1}, which is left out", stacklevel=5)
             continue
         try:
-            weights.append(contrast_matrix(definition, columns, fit.attrs["terms"]))
+            matrix = contrast_matrix(definition, columns, fit.attrs["terms"])
+            check_occurs(matrix, columns, fit["row_space"].values)
+            weights.append(matrix)
+        except NullRegressorError as error:
+            missing.append(error)
+            weights.append(None)
         except ContrastError as error:
+            if per_run is not None:
+                raise ContrastError(f"run {index + 1}: {error}") from error
             if not isinstance(definition, str) or len(fits) == 1:
                 raise
             missing.append(error)
             weights.append(None)
-    if missing and len(missing) == len(fits):
+    if missing and all(item is None for item in weights):
         raise missing[0]
     if missing:
         left_out = [str(k + 1) for k, item in enumerate(weights) if item is None]

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.design.contrasts import contrast_matrix
+from daskglm.design.contrasts import check_occurs, contrast_matrix
 from daskglm.design.formula import design_from_formula
 from daskglm.design.matching import match_rows, select_participants
 from daskglm.design.matrix import check_design, design_array
@@ -317,9 +317,8 @@ def map_image(maps: xr.Dataset, contrast: str, kind: str) -> Any:
     """
     values = maps[kind].sel(contrast=contrast).values
     if kind == "effect_size":
-        values = values[~np.isnan(values).all(axis=1)]
-        if len(values) < 2:
-            values = maps[kind].sel(contrast=contrast, component=0).values
+        is_f = str(maps["stat_type"].sel(contrast=contrast).values) == "F"
+        values = values[: max(1, int((~np.isnan(values)).any(axis=1).sum()))] if is_f else values[0]
     return space_of(maps).to_image(values, outside=1 if kind == "p_value" else 0)
 
 
@@ -335,6 +334,7 @@ def _weights(
     if stat_type not in (None, "t", "F"):
         raise ContrastError(f"a contrast is of type 't' or 'F', but {stat_type!r} was asked for")
     matrix = contrast_matrix(definition, columns, terms)
+    check_occurs(matrix, columns, basis.row_space)
     if not is_estimable(matrix, basis):
         raise ContrastError(
             f"contrast {name!r} is not estimable: the design cannot tell apart the regressors it compares; "

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -159,7 +160,7 @@ def fingerprint(loaded: Loaded) -> Any:
 
 
 def expand(pattern: str) -> list[str]:
-    """Files of a path or glob pattern, sorted.
+    """Files of a path or glob pattern, sorted, numbers in their names by value: run-2 before run-10.
 
     Parameters
     ----------
@@ -177,10 +178,15 @@ def expand(pattern: str) -> list[str]:
     """
     if os.path.isfile(pattern):
         return [pattern]
-    found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True), key=_natural)
     if not found:
         raise ImageError(f"no file matches {pattern!r}; check the folder and quote the pattern")
     return found
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Parts of a path, digits as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _from_dataset(images: xr.Dataset, options: Options, sources: list[str] | None) -> Loaded:

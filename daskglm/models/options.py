@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.errors import ImageError, ParameterError, SpaceError
+from daskglm.errors import ImageError, ParameterError, SpaceError, listing
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import coverage, fewest
 from daskglm.graph.images import Preparation, resample
@@ -69,10 +69,10 @@ def checked(options: Options) -> Options:
         raise ParameterError(f"missing is 'nan' or 'zero', but it is {options.missing!r}")
     if not 0 <= options.min_coverage <= 1:
         raise ParameterError(f"min_coverage is a fraction from 0 to 1, but it is {options.min_coverage}")
-    for name, shapes in (
-        ("smoothing_fwhm", ((), (3,))),
-        ("target_affine", ((3, 3), (4, 4))),
-        ("target_shape", ((3,),)),
+    for name, shapes, rule in (
+        ("smoothing_fwhm", ((), (3,)), "a width in mm, or three of them, not negative"),
+        ("target_affine", ((3, 3), (4, 4)), "a 3 x 3 or 4 x 4 matrix of finite numbers"),
+        ("target_shape", ((3,),), "three numbers of voxels"),
     ):
         value = getattr(options, name)
         try:
@@ -80,7 +80,7 @@ def checked(options: Options) -> Options:
         except (TypeError, ValueError):
             array = np.full((), np.nan)
         if array.shape not in shapes or not np.isfinite(array).all() or (name != "target_affine" and (array < 0).any()):
-            raise ParameterError(f"{name} is finite numbers of shape {shapes}, none negative, but it is {value!r}")
+            raise ParameterError(f"{name} is {rule}, but it is {value!r}")
         if name == "smoothing_fwhm" and value is not None:
             options = replace(options, smoothing_fwhm=tuple(np.broadcast_to(array, 3).tolist()))
     return options
@@ -105,6 +105,7 @@ def preparation(reference: Any, options: Options) -> Preparation:
     SpaceError
         Where the mask is on another grid or empty.
     """
+    options = _as_masker(options)
     if options.target_shape is not None and options.target_affine is None:
         raise SpaceError("target_shape goes with target_affine; give both or neither")
     if options.target_affine is not None:
@@ -116,6 +117,29 @@ def preparation(reference: Any, options: Options) -> Preparation:
     return Preparation(
         space, options.missing == "zero", options.smoothing_fwhm, options.target_affine, options.target_shape
     )
+
+
+def _as_masker(options: Options) -> Options:
+    """Options with what a masker given as mask does to images beside masking them, which nilearn does then too."""
+    masker = options.mask_img
+    if not hasattr(masker, "mask_img_"):
+        return options
+    unknown = {
+        name: value
+        for name in ("detrend", "high_pass", "low_pass", "high_variance_confounds", "runs", "clean_args")
+        if (value := getattr(masker, name, None)) is not None and value is not False
+    }
+    if unknown:
+        raise ParameterError(
+            f"a masker given as mask_img may smooth and resample, but this one has {listing(map(str, unknown))} set; "
+            "leave that to the design (drift_model, confounds)"
+        )
+    found = {name: getattr(masker, name, None) for name in ("smoothing_fwhm", "target_affine", "target_shape")}
+    for name, value in found.items():
+        own = getattr(options, name)
+        if value is not None and own is not None and not np.array_equal(np.broadcast_arrays(value, own)[0], own):
+            raise ParameterError(f"{name} is {own!r}, but that of the masker given as mask_img is {value!r}; give one")
+    return checked(replace(options, **{name: value for name, value in found.items() if value is not None}))
 
 
 def mask_of(options: Options, space: VolumeSpace) -> NDArray[np.bool_] | None:

@@ -1,6 +1,7 @@
 """Parameters of models that are names or choices -> what the layers below take."""
 
 import re
+import warnings
 from numbers import Integral
 from typing import Any
 
@@ -94,4 +95,11 @@ def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scali
     if given not in _SCALINGS:
         raise ParameterError(f"signal_scaling is 0, 1, (0, 1) or False, but it is {signal_scaling!r}")
     percent_of, by_volume = _SCALINGS[given]
-    return Scaling(percent_of, bool(standardize) and percent_of is None and not by_volume), by_volume
+    if standardize and (percent_of is not None or by_volume):
+        warnings.warn(
+            f"standardize takes the place of signal_scaling, but that is {signal_scaling!r}, which is used; give "
+            "signal_scaling=False to standardize",
+            stacklevel=4,
+        )
+        standardize = False
+    return Scaling(percent_of, bool(standardize)), by_volume

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import nibabel as nib
@@ -107,7 +108,7 @@ def check_repetition_times(sources: Sequence[Any], t_r: float | None) -> None:
     A header without a unit of time says nothing, nor does one second: programs write it that do not know.
     """
     for index, source in enumerate(sources if t_r is not None else []):
-        header = (header_image(source) if isinstance(source, str) else source).header
+        header = nib.Nifti1Header(read_header(source).raw, check=False) if isinstance(source, str) else source.header
         seconds = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 0.0)
         found = float(header["pixdim"][4]) * seconds
         if found not in (0.0, 1.0) and abs(found - float(t_r or 0)) > 1e-3 * found:
@@ -187,8 +188,8 @@ def run_designs(
     all_events, all_confounds = _one_a_run(events, n_runs, "events"), _one_a_run(confounds, n_runs, "confounds")
     if design_matrices is None and events is None and confounds is None:
         raise DesignError("a model needs events, confounds or design_matrices, but none of them was given")
-    if design_matrices is not None and (events is not None or confounds is not None):
-        warnings.warn("design_matrices were given, so events and confounds are not used", stacklevel=4)
+    if design_matrices is not None:
+        _warn_of_unused(events, confounds, parameters)
     if design_matrices is None and t_r is None:
         raise ParameterError("a design from events needs the repetition time; give t_r in seconds")
     designs = []
@@ -198,9 +199,8 @@ def run_designs(
             design = check_design_table(tables[index], run)
         else:
             regressors = _confounds(all_confounds[index], n_volumes, run)
-            if masks[index] is None and regressors is not None:
-                # What load_confounds and first_level_from_bids scrub.
-                masks[index] = regressors.attrs.get("sample_mask")
+            if sample_masks is None and regressors is not None:
+                masks[index] = _scrubbed(regressors, run)
             table = all_events[index]
             table = read_events(os.fspath(table)) if isinstance(table, (str, os.PathLike)) else table
             times = frame_times(n_volumes, float(t_r or 0), slice_time_ref)
@@ -210,6 +210,21 @@ def run_designs(
         volumes = _volumes(masks[index], n_volumes, run)
         designs.append(RunDesign(_checked(design.iloc[volumes], run), volumes))
     return designs
+
+
+def _warn_of_unused(events: Any, confounds: Any, parameters: dict[str, Any]) -> None:
+    """Tell what a given design makes meaningless."""
+    if events is not None or confounds is not None:
+        warnings.warn("design_matrices were given, so events and confounds are not used", stacklevel=5)
+    defaults = signature(make_first_level_design_matrix).parameters
+    changed = [name for name, value in parameters.items() if not _same(value, defaults[name].default)]
+    if changed:
+        warnings.warn(f"design_matrices were given, so {listing(changed)} change nothing", stacklevel=5)
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a parameter has its default value."""
+    return value is default or (not callable(value) and bool(np.all(np.asarray(value == default))))
 
 
 def check_design_table(given: Any, run: str) -> pd.DataFrame:
@@ -251,9 +266,10 @@ def _source(item: Any) -> Any:
     if not hasattr(item, "dataobj") or not hasattr(item, "affine"):
         raise ImageError(f"runs are paths or nibabel images, but got {type(item).__name__}")
     path = item.get_filename()
-    if nib.is_proxy(item.dataobj) and path is not None and os.path.isfile(path):
-        return path
-    return item
+    if not nib.is_proxy(item.dataobj) or path is None or not os.path.isfile(path):
+        return item
+    # An affine that was changed in memory belongs to the image, not to the file.
+    return path if np.array_equal(item.affine, read_header(path).affine) else item
 
 
 def _with_mask(options: Options, mask: Any) -> Options:
@@ -310,6 +326,17 @@ def _confounds(given: Any, n_volumes: int, run: str) -> pd.DataFrame | None:
     return table
 
 
+def _scrubbed(table: pd.DataFrame, run: str) -> Any:
+    """The volumes that load_confounds keeps, which travel with its table."""
+    made_for = table.attrs.get("sample_mask_of", len(table))
+    if made_for != len(table):
+        raise DesignError(
+            f"the sample mask in the attributes of the confounds of {run} was made for {made_for} volumes, but the "
+            f"table has {len(table)} rows now; give sample_masks that fit, or [None] to keep all volumes"
+        )
+    return table.attrs.get("sample_mask")
+
+
 def _columns(table: pd.DataFrame | None) -> pd.DataFrame | None:
     """A table, or None where it has no columns."""
     return None if table is None or table.columns.empty else table
@@ -320,12 +347,18 @@ def _volumes(mask: Any, n_volumes: int, run: str) -> NDArray[np.int64]:
     if mask is None:
         return np.arange(n_volumes)
     array = np.asarray(mask)
+    if array.ndim != 1 or not array.size:
+        raise ParameterError(f"a sample mask is a list of volumes to keep, but that of {run} has shape {array.shape}")
     if array.dtype == bool:
-        if array.shape != (n_volumes,):
+        if array.size != n_volumes:
             raise ParameterError(f"a mask of bool has one a volume, but that of {run} has {array.size} for {n_volumes}")
         return np.flatnonzero(array)
-    if array.dtype.kind not in "iu" or array.ndim != 1:
+    if array.dtype.kind not in "iu":
         raise ParameterError(f"a sample mask holds numbers of volumes or one bool each; that of {run} is {array.dtype}")
+    if array.size == n_volumes > 2 and set(array.tolist()) == {0, 1}:
+        raise ParameterError(
+            f"a sample mask holds numbers of volumes or one bool each, but that of {run} is 0 and 1; make it bool"
+        )
     wrong = array[(array < 0) | (array >= n_volumes)]
     if wrong.size or np.unique(array).size < array.size:
         raise ParameterError(

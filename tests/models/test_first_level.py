@@ -506,7 +506,7 @@ def test_predicted_and_residuals_of_ar1_are_in_the_units_of_the_data(subject, si
             w = np.eye(rows.size) - rho * near
             expected[:, v] = design @ np.linalg.lstsq(w @ design, w @ y[:, v], rcond=None)[0]
         np.testing.assert_allclose(predicted, expected, rtol=1e-8, atol=1e-8)
-        r_square = stacked(model.r_square_, subject.mask)[run]
+        r_square = stacked(model.r_square_, subject.mask)[run][:, 0]
         np.testing.assert_allclose(r_square, expected.var(axis=0) / y.var(axis=0), rtol=1e-8)
 
 
@@ -716,7 +716,7 @@ def test_contrasts_read_nothing(subject, monkeypatch):
     for path in subject.paths:
         open(path, "wb").close()
     assert np.ptp(values(model.compute_contrast("a - b"), subject.mask)) > 1
-    assert model.r_square_[0].shape == SHAPE
+    assert model.r_square_[0].shape == (*SHAPE, 1)
 
 
 def test_fit_reads_each_run_once(subject, monkeypatch):

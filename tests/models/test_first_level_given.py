@@ -1,0 +1,208 @@
+"""What users hand to FirstLevelModel in unusual forms: used as it stands, or refused; never something else."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.glm.first_level import FirstLevelModel as NilearnModel
+from nilearn.maskers import NiftiMasker
+from scipy import linalg
+from test_first_level import AFFINE, TR, Subject, assert_same, models, quiet, values
+
+from daskglm import FirstLevelModel
+from daskglm.errors import ContrastError, DesignError, ImageError, NullRegressorError, ParameterError
+from daskglm.kernels.noise import _yule_walker
+
+
+@pytest.fixture
+def subject(tmp_path):
+    return Subject(tmp_path)
+
+
+@pytest.fixture
+def single(tmp_path):
+    return Subject(tmp_path, 1)
+
+
+@pytest.mark.parametrize("settings", [{"smoothing_fwhm": 6.0}, {"smoothing_fwhm": 5.0, "standardize": "zscore_sample"}])
+def test_a_masker_smooths_as_in_nilearn(single, settings):
+    ours = NiftiMasker(mask_img=single.mask_img, **settings).fit()
+    theirs = NiftiMasker(mask_img=single.mask_img, **settings).fit()
+    mine = FirstLevelModel(t_r=TR, mask_img=ours).fit(single.paths, single.events)
+    other = quiet(NilearnModel(t_r=TR, mask_img=theirs).fit, single.paths, single.events)
+    assert_same(mine, other, [("a - b", "t")], single.mask)
+
+
+@pytest.mark.parametrize("settings", [{"detrend": True}, {"high_pass": 0.02, "t_r": TR}])
+def test_a_masker_that_filters_is_refused(single, settings):
+    masker = NiftiMasker(mask_img=single.mask_img, **settings).fit()
+    with pytest.raises(ParameterError, match=next(iter(settings))):
+        FirstLevelModel(t_r=TR, mask_img=masker).fit(single.paths, single.events)
+
+
+def test_model_and_masker_that_smooth_differently_are_refused(single):
+    masker = NiftiMasker(mask_img=single.mask_img, smoothing_fwhm=6).fit()
+    FirstLevelModel(t_r=TR, mask_img=masker, smoothing_fwhm=6).fit(single.paths, single.events)
+    with pytest.raises(ParameterError, match="masker"):
+        FirstLevelModel(t_r=TR, mask_img=masker, smoothing_fwhm=4).fit(single.paths, single.events)
+
+
+@pytest.mark.parametrize("noise_model", ["ols", "ar1", "ar2", "ar3"])
+def test_one_voxel_beyond_reason_touches_no_other(single, noise_model):
+    mine, _ = models(single, ours={"noise_model": noise_model, "signal_scaling": False})
+    data = single.data[0].copy()
+    data[1, 0, 1] *= 1e160
+    model = FirstLevelModel(t_r=TR, mask_img=single.mask_img, noise_model=noise_model, signal_scaling=False)
+    found = model.fit(nib.Nifti1Image(data, AFFINE), single.events).compute_contrast("a").get_fdata()
+    assert np.isnan(found[1, 0, 1])
+    expected = mine.compute_contrast("a").get_fdata()
+    expected[1, 0, 1] = np.nan
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_levinson_equals_scipy_and_the_pseudo_inverse_where_it_must_stop():
+    rng = np.random.default_rng(0)
+    for order in (1, 2, 3, 5):
+        covariances = 0.6 ** np.arange(order + 1)[:, None] * rng.uniform(0.5, 2, (order + 1, 40))
+        expected = [linalg.solve_toeplitz(r[:-1], r[1:]) for r in covariances.T]
+        np.testing.assert_allclose(_yule_walker(covariances), np.array(expected).T, rtol=1e-7)
+    stopped = np.array([[1.0, 1.0, 0.5, 0.25], [2.0, -2.0, 2.0, -2.0]]).T
+    expected = [np.linalg.pinv(linalg.toeplitz(r[:-1])) @ r[1:] for r in stopped.T]
+    np.testing.assert_allclose(_yule_walker(stopped), np.array(expected).T, atol=1e-12)
+
+
+def test_a_scrubbed_table_that_was_cut_is_refused(single):
+    table = pd.DataFrame({"m": np.random.default_rng(0).standard_normal(74)})
+    table.attrs.update(sample_mask=np.r_[0:3, 5:74], sample_mask_of=74)
+    cut = table.iloc[4:].reset_index(drop=True)
+    model = FirstLevelModel(t_r=TR, mask_img=single.mask_img)
+    with pytest.raises(DesignError, match="74 volumes"):
+        model.fit(single.paths, single.events, [cut])
+    assert len(model.fit(single.paths, single.events, [cut], [None]).design_matrices_[0]) == 70
+    table = single.confounds[0].copy()
+    table.attrs["sample_mask"] = np.r_[0:3, 5:70]
+    assert len(model.fit(single.paths, single.events, [table]).design_matrices_[0]) == 68
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.r_[np.zeros(9, int), np.ones(61, int)], "make it bool"),
+        (np.ones((70, 1), bool), r"shape \(70, 1\)"),
+        ([], r"shape \(0,\)"),
+        (np.ones(69, bool), "69 for 70"),
+    ],
+)
+def test_sample_masks_that_are_none(single, mask, message):
+    with pytest.raises(ParameterError, match=message):
+        FirstLevelModel(t_r=TR, mask_img=single.mask_img).fit(single.paths, single.events, sample_masks=[mask])
+
+
+def test_weights_with_names_belong_to_the_names(single):
+    mine, _ = models(single)
+    expected = mine.compute_contrast("b - a").get_fdata()
+    for named in (pd.Series({"b": 1.0, "a": -1.0}), pd.DataFrame([[-1.0, 1.0]], columns=["a", "b"])):
+        assert np.array_equal(mine.compute_contrast(named).get_fdata(), expected)
+    row = np.zeros(mine.design_matrices_[0].shape[1])
+    row[:2] = -1, 1
+    assert np.array_equal(mine.compute_contrast(pd.Series(row)).get_fdata(), expected)
+    with pytest.raises(ContrastError, match="name d;"):
+        mine.compute_contrast(pd.Series({"d": 1.0}))
+    for nothing in (None, 5):
+        with pytest.raises(ContrastError, match="expression or an array"):
+            mine.compute_contrast(nothing)
+
+
+def test_a_condition_outside_a_run_leaves_that_run_out(subject):
+    late = subject.events[1].copy()
+    late.loc[late["trial_type"] == "b", "onset"] += 5000
+    model = FirstLevelModel(t_r=TR, mask_img=subject.mask_img)
+    mine = quiet(model.fit, subject.paths, [subject.events[0], late])
+    with pytest.warns(UserWarning, match="runs 2, which are left out: .*b is zero throughout"):
+        found = mine.compute_contrast("a - b")
+    alone = FirstLevelModel(t_r=TR, mask_img=subject.mask_img).fit(subject.paths[0], subject.events[0])
+    assert np.array_equal(found.get_fdata(), alone.compute_contrast("a - b").get_fdata())
+    one = quiet(FirstLevelModel(t_r=TR, mask_img=subject.mask_img).fit, subject.paths[1], late)
+    with pytest.raises(NullRegressorError, match="b is zero throughout"):
+        one.compute_contrast("a - b")
+
+
+def test_a_misspelt_expression_in_a_list_is_an_error(subject):
+    mine, _ = models(subject)
+    with pytest.raises(ContrastError, match=r"run 2: .*zzz"):
+        mine.compute_contrast(["a - b", "zzz"])
+
+
+def test_an_affine_changed_in_memory_is_the_one_that_counts(single):
+    image = nib.load(single.paths[0])
+    image.set_sform(np.diag([2.0, 2, 2, 1]))
+    model = FirstLevelModel(t_r=TR, mask_img=False, smoothing_fwhm=5).fit(image, single.events)
+    found = model.compute_contrast("a")
+    other = quiet(NilearnModel(t_r=TR, mask_img=False, smoothing_fwhm=5).fit, image, single.events)
+    expected = quiet(other.compute_contrast, "a")
+    assert np.array_equal(found.affine, expected.affine)
+    np.testing.assert_allclose(found.get_fdata(), expected.get_fdata(), atol=1e-7)
+
+
+def test_a_pattern_gives_runs_in_the_order_of_their_numbers(tmp_path):
+    subject = Subject(tmp_path, 11)
+    model = FirstLevelModel(t_r=TR, mask_img=subject.mask_img, noise_model="ols")
+    found = model.fit(str(tmp_path / "run-*_bold.nii.gz"), subject.events).compute_contrast("a").get_fdata()
+    expected = model.fit(subject.paths, subject.events).compute_contrast("a").get_fdata()
+    assert np.array_equal(found, expected)
+
+
+def test_a_volume_without_values_can_be_left_out(single):
+    data = single.data[0].copy()
+    data[..., 7] = np.nan
+    path = single.paths[0]
+    nib.Nifti1Image(data, AFFINE).to_filename(path)
+    keep = np.setdiff1d(np.arange(70), [7])
+    for mask in (single.mask_img, False):
+        model = FirstLevelModel(t_r=TR, mask_img=mask)
+        with pytest.raises(ImageError, match=r"volume 7 of .*sample_masks"):
+            model.fit(path, single.events)
+        model.fit(path, single.events, sample_masks=[keep])
+
+
+def test_the_mask_is_computed_from_the_finite_volumes():
+    rng = np.random.default_rng(0)
+    grid = np.indices((20, 20, 20)) - 9.5
+    brain = (grid**2).sum(axis=0) < 64
+    data = np.where(brain, 1000.0, 5.0)[..., None] + rng.standard_normal((20, 20, 20, 20))
+    keep = np.setdiff1d(np.arange(20), [7])
+    events = pd.DataFrame({"onset": [5.0, 21.0], "duration": [4.0, 4.0], "trial_type": ["a", "a"]})
+    expected = FirstLevelModel(t_r=TR).fit(nib.Nifti1Image(data, AFFINE), events, sample_masks=[keep])
+    data[..., 7] = np.nan
+    found = FirstLevelModel(t_r=TR).fit(nib.Nifti1Image(data, AFFINE), events, sample_masks=[keep])
+    assert 0.9 * brain.sum() < found.n_elements_ < 1.1 * brain.sum()
+    a, b = (model.compute_contrast("a").get_fdata() for model in (found, expected))
+    assert np.array_equal(a, b)
+
+
+def test_parameters_that_change_nothing_are_told(single):
+    design = models(single)[0].design_matrices_[0]
+    model = FirstLevelModel(t_r=TR, mask_img=single.mask_img, hrf_model="fir", fir_delays=[1, 2], high_pass=0.1)
+    with pytest.warns(UserWarning, match="hrf_model, high_pass, fir_delays change nothing"):
+        model.fit(single.paths, design_matrices=design)
+    with pytest.warns(UserWarning, match="standardize"):
+        FirstLevelModel(t_r=TR, mask_img=single.mask_img, standardize=True).fit(single.paths, single.events)
+
+
+def test_the_repetition_time_of_a_file_is_compared(single):
+    image = nib.load(single.paths[0])
+    image = nib.Nifti1Image(single.data[0], AFFINE)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 3.0
+    image.to_filename(single.paths[0])
+    with pytest.warns(UserWarning, match="says 3 s"):
+        FirstLevelModel(t_r=TR, mask_img=single.mask_img).fit(single.paths, single.events)
+
+
+def test_shapes_of_maps_are_those_of_nilearn(single):
+    mine, other = models(single)
+    for contrast, kind in (("a - b", "t"), ("a - b", "F"), ("a, b", "F")):
+        given = contrast if kind == "t" or "," not in contrast else np.eye(mine.design_matrices_[0].shape[1])[:2]
+        ours, theirs = (model.compute_contrast(given, kind, "effect_size") for model in (mine, other))
+        assert ours.shape == theirs.shape
+        assert values(ours, single.mask).shape == values(theirs, single.mask).shape
