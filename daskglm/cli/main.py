@@ -1,13 +1,14 @@
 """``daskglm``: the command line."""
 
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
 
-from daskglm.errors import ContrastError, DaskGLMError
+from daskglm.errors import ContrastError, DaskGLMError, ParameterError, listing
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
@@ -18,7 +19,10 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; tracebacks are for ``--debug``."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                if not ctx.params.get("debug"):
+                    warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except DaskGLMError as error:
             if ctx.params.get("debug"):
                 raise
@@ -35,6 +39,11 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("daskglm: interrupted; the same command continues a conversion", err=True)
             ctx.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line, without the line of code that it came from."""
+    click.echo(f"daskglm: warning: {' '.join(str(message).split())}", err=True)
 
 
 @click.group(cls=_Group, context_settings=_SETTINGS)
@@ -111,12 +120,12 @@ def group(
     IMAGES are a store, files, a quoted glob, or the output of first-level:
     then one --contrast names the first-level contrast.
     """
-    from daskglm.models.cohort import group_input
+    from daskglm.models.cohort_stores import group_input
     from daskglm.models.group import group_analysis
     from daskglm.report.summary import print_group
 
     source, named = group_input(_one_or_many(images), _named(contrasts), bool(f_contrasts))
-    with _cluster(cluster):
+    with _cluster(cluster), _naming_contrasts(images, source):
         result = group_analysis(
             source, output, formula, named, f_contrasts=_named(f_contrasts),
             progress=not quiet, **options,
@@ -142,6 +151,13 @@ def group(
 @click.option("--noise", "noise_model", default="ar1", help="ols, ar1, ar2, ...")
 @click.option("--smoothing-fwhm", type=float, help="Smooth each volume first, in mm.")
 @click.option("--participant-label", "subjects", multiple=True, help="Only these subjects.")
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only images with it, as in run=1; res= for those without res.",
+)
 @click.option("--derivatives", default="derivatives", type=click.Path(), help="Folder of the preprocessed images.")
 @click.option("--t-r", type=float, help="Repetition time in seconds, in place of the dataset's.")
 @click.option("--cluster", help="'local', a scheduler's address or a YAML file; by default threads.")
@@ -155,6 +171,7 @@ def first_level(
     contrasts: tuple[str, ...],
     f_contrasts: tuple[str, ...],
     subjects: tuple[str, ...],
+    filters: tuple[str, ...],
     drift: str,
     cluster: str | None,
     quiet: bool,
@@ -169,10 +186,12 @@ def first_level(
     from daskglm.models.cohort import first_level_analysis
     from daskglm.report.summary import print_first_level
 
+    if not contrasts and not f_contrasts:
+        raise ContrastError("a first-level analysis needs a contrast; give --contrast or --f-contrast")
     with _cluster(cluster):
         result = first_level_analysis(
             dataset, output, _named(contrasts), f_contrasts=_named(f_contrasts), subjects=subjects or None,
-            drift_model=None if drift == "none" else drift, progress=not quiet, **options,
+            filters=_pairs(filters), drift_model=None if drift == "none" else drift, progress=not quiet, **options,
         )  # fmt: skip
     print_first_level(result, _console())
     ctx.exit(0 if result.failures.empty else 1)
@@ -215,6 +234,31 @@ def _named(definitions: tuple[str, ...]) -> dict[str, str]:
             raise ContrastError(f"two contrasts are called {name!r}; name one of them: new_name=definition")
         named[name] = expression if equals else name
     return named
+
+
+def _pairs(filters: tuple[str, ...]) -> list[tuple[str, str]] | None:
+    """Entity and value, of texts "entity=value"; None without any."""
+    for text in filters:
+        if "=" not in text:
+            raise ParameterError(
+                f"a filter is KEY=VALUE, as in run=1 (res= for files without res), but this is {text!r}"
+            )
+    parts = [text.partition("=") for text in filters]
+    return [(key.strip(), value.strip()) for key, _, value in parts] or None
+
+
+@contextmanager
+def _naming_contrasts(images: tuple[str, ...], source: Any) -> Iterator[None]:
+    """Name a folder's first-level contrasts too where a contrast is wrong: it may be one of them that is meant."""
+    try:
+        yield
+    except ContrastError as error:
+        if source is images[0] or len(images) > 1:
+            raise
+        from daskglm.models.cohort_stores import group_stores
+
+        labels = listing(group_stores(images[0]))
+        raise ContrastError(f"{error}; the first-level contrasts in {images[0]} are: {labels}") from error
 
 
 def _cluster(cluster: str | None) -> Any:

@@ -1,26 +1,31 @@
 """Preprocessed runs of a BIDS dataset, with the files that belong to each."""
 
 import difflib
-import json
-import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from daskglm.errors import DesignError, ImageError, ParameterError, listing
+from daskglm.io.bids_belongings import beside, inherited, seconds
+from daskglm.io.bids_tree import (
+    FILTER_ENTITIES,
+    IMAGES,
+    VARIANTS,
+    File,
+    Tree,
+    Wanted,
+    natural,
+    passes,
+    values_of,
+)
 
-# Entities that tell files of one run apart, not runs.
-_VARIANTS = ("echo", "part", "hemi", "space", "cohort", "res", "den", "desc")
-FILTER_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", *_VARIANTS)
-_INDICES = ("run", "echo")  # run-1 is run-01
-_NAME = re.compile(r"((?:[A-Za-z]+-[A-Za-z0-9]+_)+)([A-Za-z0-9]+)(\.[A-Za-z0-9.]+)")
-_IMAGES = (".nii.gz", ".nii")
+__all__ = ["FILTER_ENTITIES", "Run", "find_runs"]
 
 Filters = Mapping[str, Any] | Iterable[tuple[str, Any]]
 _Texts = str | Iterable[str]
-_Wanted = list[tuple[str, set[str]]]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Run:
         RepetitionTime in seconds: of the derivative's JSON files, else of the raw dataset's.
     start_time : float or None
         StartTime in seconds, of the derivative's JSON files.
+    fault : str or None
+        Why this run cannot be analysed, as where a file of it is a broken link or cannot be read.
     """
 
     subject: str
@@ -51,86 +58,12 @@ class Run:
     events: str | None = None
     t_r: float | None = None
     start_time: float | None = None
+    fault: str | None = None
 
     @property
     def name(self) -> str:
         """The file's entities but ``desc``, as in "sub-01_ses-a_task-x_run-01_space-T1w"."""
         return "_".join(f"{key}-{value}" for key, value in self.entities.items() if key != "desc")
-
-
-class _File(NamedTuple):
-    path: str
-    entities: dict[str, str]
-    pipeline: str = ""
-
-
-class _Tree:
-    """Listings and JSON files, each read once."""
-
-    def __init__(self) -> None:
-        self._listings: dict[str, tuple[list[str], dict[tuple[str, str], list[_File]]]] = {}
-        self._metadata: dict[str, dict[str, Any]] = {}
-        self.misnamed: list[str] = []
-
-    def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder, sorted."""
-        return self._list(folder)[0]
-
-    def files(self, folder: str, suffix: str, *extensions: str) -> list[_File]:
-        """Files of a folder that have a suffix, as in ``_bold``, and one of some extensions."""
-        found = self._list(folder)[1]
-        return [file for extension in extensions for file in found.get((suffix, extension), ())]
-
-    def metadata(self, path: str) -> dict[str, Any]:
-        """What a JSON file holds."""
-        if path not in self._metadata:
-            try:
-                with open(path, "rb") as file:
-                    content = json.load(file)
-            except (OSError, ValueError) as error:
-                raise ImageError(f"cannot read the metadata {path}: {error}; fetch or repair it") from error
-            if not isinstance(content, dict):
-                raise ImageError(f"a JSON file of BIDS holds an object, but {path} holds {content!r}; repair it")
-            self._metadata[path] = content
-        return self._metadata[path]
-
-    def subjects(self, folder: str) -> list[str]:
-        """Labels of the subjects that have a folder in a folder."""
-        return [name[4:] for name in self.folders(folder) if name.startswith("sub-")]
-
-    def bold(self, pipeline: str, subject: str) -> Iterator[_File]:
-        """BOLD images of a subject, those whose names do not match their folders left out."""
-        home = os.path.join(pipeline, f"sub-{subject}")
-        sessions = [name for name in self.folders(home) if name.startswith("ses-")]
-        for session in ["", *sessions]:
-            wanted = (subject, session[4:] or None)
-            for file in self.files(os.path.join(home, session, "func"), "bold", *_IMAGES):
-                if (file.entities.get("sub"), file.entities.get("ses")) == wanted:
-                    yield file._replace(pipeline=pipeline)
-                else:
-                    self.misnamed.append(file.path)
-
-    def _list(self, folder: str) -> tuple[list[str], dict[tuple[str, str], list[_File]]]:
-        if folder in self._listings:
-            return self._listings[folder]
-        folders: list[str] = []
-        files: dict[tuple[str, str], list[_File]] = {}
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if match := _NAME.fullmatch(entry.name):
-                        entities = dict(pair.split("-") for pair in match[1][:-1].split("_"))
-                        files.setdefault((match[2], match[3]), []).append(_File(entry.path, entities))
-                    elif entry.is_dir():
-                        folders.append(entry.name)
-                    elif entry.name.endswith(("_bold.nii", "_bold.nii.gz")):
-                        self.misnamed.append(entry.path)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            raise ImageError(f"cannot list the folder {folder}: {error}; make it readable") from error
-        self._listings[folder] = (sorted(folders), files)
-        return self._listings[folder]
 
 
 def find_runs(
@@ -159,7 +92,8 @@ def find_runs(
     sessions : str, sequence of str or None
         Sessions to take, with or without "ses-".
     filters : mapping, sequence of (entity, value) or None
-        Values of other entities; several of one are alternatives, and "" or None takes the files without it.
+        Values of other entities, text or numbers; several of one are alternatives, and "" or None takes the files
+        without it.
     derivatives : path
         Folder of derivatives, relative to the dataset or absolute: of one pipeline, or of several.
 
@@ -173,32 +107,45 @@ def find_runs(
         Where a subject, session or entity is unknown, or the task or space has to be named.
     ImageError
         Where there is no run, or several files are left of one.
-    DesignError
-        Where two tables of events apply to a run equally.
+
+    Warns
+    -----
+    UserWarning
+        Where images are left out since they are not named as BIDS says.
+
+    Notes
+    -----
+    A run with a side file that is damaged or ambiguous, or with a broken link, has a `fault`; nothing is raised.
     """
-    tree, root = _Tree(), os.fspath(dataset)
-    pipelines = _pipelines(tree, root, os.path.join(root, os.fspath(derivatives)))
+    tree, root = Tree(), os.fspath(dataset)
+    place = os.path.join(root, os.fspath(derivatives))
+    pipelines = _pipelines(tree, root, place)
     chosen = _choose_subjects(tree, root, pipelines, subjects, exclude_subjects)
     files = [file for pipeline in pipelines for subject in chosen for file in tree.bold(pipeline, subject)]
     wanted = _filters(filters)
     if sessions is not None:
-        _check_known("session", labels := _labels(sessions, "ses-"), _values(files, "ses"))
+        _check_known("session", labels := _labels(sessions, "ses-"), values_of(files, "ses"))
         wanted.append(("ses", set(labels)))
     if space is not None:
         wanted.append(("space", {space.removeprefix("space-")}))
-    task = _only_task(files) if task is None else task.removeprefix("task-")
-    kept = [file for file in files if _passes(file, [("task", {task}), *wanted])]
-    if not any(entity == "desc" for entity, _ in wanted):
-        kept = [file for file in kept if file.entities.get("desc") == "preproc"] or kept
+    name = _only_task([f for f in files if passes(f.entities, wanted)]) if task is None else task.removeprefix("task-")
+    wanted = [("task", {name}), *wanted] if name else wanted
+    kept = [file for file in files if passes(file.entities, wanted)]
+    if not any(entity == "desc" for entity, _ in wanted) and _preproc(kept):
+        kept, wanted = _preproc(kept), [*wanted, ("desc", {"preproc"})]
     missing = [s for s in chosen if subjects is not None and not any(file.entities["sub"] == s for file in kept)]
     if not kept or missing:
-        raise _nothing_found(files, [("task", {task}), *wanted], pipelines, missing, tree.misnamed)
-    _check_space(kept, task)
+        misnamed, who = list(tree.misnamed), set(missing or chosen)
+        elsewhere = _elsewhere(tree, place, pipelines, lambda file: passes(file.entities, [("sub", who), *wanted]))
+        raise _nothing_found(files, wanted, pipelines, missing, misnamed, elsewhere)
+    _check_space(kept, name)
     _check_one_each(kept)
+    # A task that was not asked for is no reason to be silent about one that cannot be read from a name.
+    _warn_of_misnamed(tree.misnamed, wanted if task is not None else [w for w in wanted if w[0] != "task"])
     return sorted((_run(tree, root, file) for file in kept), key=_order)
 
 
-def _pipelines(tree: _Tree, root: str, derivatives: str) -> list[str]:
+def _pipelines(tree: Tree, root: str, derivatives: str) -> list[str]:
     """Folders that hold subjects: the folder of derivatives and those in it."""
     for folder, what in ((root, "dataset"), (derivatives, "derivatives")):
         if not os.path.isdir(folder):
@@ -207,16 +154,31 @@ def _pipelines(tree: _Tree, root: str, derivatives: str) -> list[str]:
     found = [folder for folder in [derivatives, *inside] if tree.subjects(folder)]
     if not found:
         raise ImageError(
-            f"derivatives have folders sub-<label>, but neither {derivatives} nor a folder in it does; "
-            "give the folder of preprocessed data as derivatives="
+            f"derivatives have folders sub-<label>, but neither {derivatives} nor a folder in it does; give the "
+            f"folder of preprocessed data{_as_derivatives(_elsewhere(tree, derivatives, found, lambda _: True))}"
         )
     return found
 
 
+def _elsewhere(tree: Tree, place: str, pipelines: Sequence[str], fits: Callable[[File], bool]) -> list[str]:
+    """Folders below that of derivatives that were not looked in and hold BOLD images that fit."""
+    found = []
+    for folder in tree.below(place):
+        images = (file for subject in tree.subjects(folder) for file in tree.bold(folder, subject))
+        if folder not in pipelines and any(map(fits, images)):
+            found.append(os.path.abspath(folder))
+    return found
+
+
+def _as_derivatives(folders: Sequence[str]) -> str:
+    folder = folders[0] if folders else "FOLDER"
+    return f" as --derivatives {folder} (derivatives= in Python, derivatives_folder= of first_level_from_bids)"
+
+
 def _choose_subjects(
-    tree: _Tree, root: str, pipelines: Sequence[str], subjects: _Texts | None, excluded: _Texts | None
+    tree: Tree, root: str, pipelines: Sequence[str], subjects: _Texts | None, excluded: _Texts | None
 ) -> list[str]:
-    known = sorted({subject for pipeline in pipelines for subject in tree.subjects(pipeline)}, key=_natural)
+    known = sorted({subject for pipeline in pipelines for subject in tree.subjects(pipeline)}, key=natural)
     chosen = known if subjects is None else list(dict.fromkeys(_labels(subjects, "sub-")))
     _check_known("subject", chosen, known)
     left_out = _labels(excluded or (), "sub-")
@@ -232,14 +194,14 @@ def _labels(given: _Texts, prefix: str) -> list[str]:
 
 
 def _check_known(what: str, labels: Sequence[str], known: Iterable[str]) -> None:
-    ordered = sorted(known, key=_natural)
+    ordered = sorted(known, key=natural)
     if unknown := [label for label in labels if label not in ordered]:
         near = [match for label in unknown[:3] for match in difflib.get_close_matches(label, ordered, n=2, cutoff=0.5)]
         shown = f"{'the nearest' if near else 'those'} that exist: {listing(dict.fromkeys(near or ordered)) or 'none'}"
         raise ParameterError(f"no {what} {listing(map(repr, unknown))} is in the dataset; {shown}")
 
 
-def _filters(given: Filters | None) -> _Wanted:
+def _filters(given: Filters | None) -> Wanted:
     """Filters as entity and texts; "" stands for files without the entity."""
     pairs = [] if given is None else list(given.items() if isinstance(given, Mapping) else given)
     merged: dict[str, set[str]] = {}
@@ -255,145 +217,140 @@ def _filters(given: Filters | None) -> _Wanted:
     return list(merged.items())
 
 
-def _agree(entity: str, one: str, other: str) -> bool:
-    """Whether two values of an entity are the same."""
-    index = entity in _INDICES and one.isdigit() and other.isdigit()
-    return one == other or (index and int(one) == int(other))
-
-
-def _passes(file: _File, filters: Iterable[tuple[str, set[str]]]) -> bool:
-    return all(any(_agree(key, value, file.entities.get(key, "")) for value in values) for key, values in filters)
-
-
-def _values(files: Iterable[_File], entity: str, without: str = "") -> list[str]:
-    """Values of an entity that occur, in order; `without` stands for its absence."""
-    return sorted(filter(None, {file.entities.get(entity, without) for file in files}), key=_natural)
-
-
-def _only_task(files: Sequence[_File]) -> str:
-    tasks = _values(files, "task")
+def _only_task(files: Sequence[File]) -> str:
+    tasks = values_of(files, "task")
     if len(tasks) > 1:
-        raise ParameterError(f"a dataset of several tasks needs task=; this one has: {listing(tasks)}")
+        raise ParameterError(
+            f"a dataset of several tasks needs task=; this one has: {listing(tasks)}; name one (--task {tasks[0]})"
+        )
     return "".join(tasks)
 
 
-def _check_space(files: Sequence[_File], task: str) -> None:
-    spaces = _values(files, "space", without="none (files without the entity)")
+def _preproc(files: Sequence[File]) -> list[File]:
+    return [file for file in files if file.entities.get("desc") == "preproc"]
+
+
+def _check_space(files: Sequence[File], task: str) -> None:
+    spaces = values_of(files, "space", without="none (files without the entity)")
     if len(spaces) > 1:
         raise ParameterError(
             f"runs are analysed in one space, but those of task {task!r} are in several: {listing(spaces)}; "
-            "name one as space=, or take the files without the entity by the filter ('space', '')"
+            "name one as space= (--space), or take the files without the entity by --filter space= or "
+            "filters={'space': ''}"
         )
 
 
-def _check_one_each(files: Sequence[_File]) -> None:
-    runs: dict[tuple[tuple[str, str], ...], list[_File]] = {}
+def _check_one_each(files: Sequence[File]) -> None:
+    runs: dict[tuple[tuple[str, str], ...], list[File]] = {}
     for file in files:
-        key = ((k, v.lstrip("0") if k == "run" else v) for k, v in file.entities.items() if k not in _VARIANTS)
+        key = ((k, v.lstrip("0") if k == "run" else v) for k, v in file.entities.items() if k not in VARIANTS)
         runs.setdefault(tuple(sorted(key)), []).append(file)
     for same in (files for files in runs.values() if len(files) > 1):
         names = listing(sorted(file.path for file in same))
-        pipelines = sorted({file.pipeline for file in same})
+        # A relative path would be taken from the dataset.
+        pipelines = sorted({os.path.abspath(file.pipeline) for file in same})
         if len(pipelines) > 1:
             raise ImageError(
                 f"a run is taken from one pipeline, but several hold {Run('', same[0].entities, '').name}: "
-                f"{listing(pipelines)}; give one of these folders as derivatives="
+                f"{listing(pipelines)}; give one of these folders{_as_derivatives(pipelines)}"
             )
-        differ = [key for key in _VARIANTS if len({file.entities.get(key) for file in same}) > 1]
+        differ = [key for key in VARIANTS if len({file.entities.get(key) for file in same}) > 1]
         if not differ:
             raise ImageError(f"a run has one BOLD image, but these differ in no entity: {names}; keep one of them")
-        options = "; ".join(f"{key}: {listing(_values(same, key, without='none'))}" for key in differ)
-        raise ImageError(f"a run has one BOLD image, but one has {names}; filter by {options} ('' stands for none)")
+        options = "; ".join(f"{key}: {listing(values_of(same, key, without='none'))}" for key in differ)
+        # The plainest file is the likeliest: of several echoes, the one without the entity is their combination.
+        plain = min(same, key=lambda file: (len(file.entities), file.path)).entities
+        example = {key: plain.get(key, "") for key in differ}
+        command = " ".join(f"--filter {key}={value}" for key, value in example.items())
+        raise ImageError(
+            f"a run has one BOLD image, but one has {names}; filter by {options}, as in {command} or "
+            f"filters={example}; an empty value stands for none"
+        )
+
+
+def _warn_of_misnamed(misnamed: Sequence[str], wanted: Wanted) -> None:
+    """Warn of images that are left out for their names, but those that would be left out anyway."""
+    named = []
+    for path in sorted(misnamed):
+        parts = (part.partition("-") for part in os.path.basename(path).split("_"))
+        entities = {key: value for key, _, value in parts if value}
+        if passes(entities, [(key, texts) for key, texts in wanted if key in entities]):
+            named.append(path)
+    if named:
+        warnings.warn(
+            "BOLD images are named as in sub-01_task-x_run-1_bold.nii.gz (labels of letters and digits, subject and "
+            f"session as in the folder), but {len(named)} are not and are left out: {listing(named, 3)}; rename them",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _nothing_found(
-    files: list[_File], wanted: _Wanted, pipelines: list[str], missing: list[str], misnamed: list[str]
+    files: Sequence[File],
+    wanted: Wanted,
+    pipelines: Sequence[str],
+    missing: Sequence[str],
+    misnamed: Sequence[str],
+    elsewhere: Sequence[str],
 ) -> ImageError:
-    looked = ", ".join(f"{key}-{'|'.join(sorted(values)) or '(none)'}" for key, values in wanted)
+    looked = ", ".join(f"{key}-{'|'.join(sorted(texts)) or '(none)'}" for key, texts in wanted)
     who = f" of sub-{listing(missing)}" if missing else ""
     found = ", ".join(
-        f"{what}: {listing(_values(files, key)) or 'none'}"
+        f"{what}: {listing(values_of(files, key)) or 'none'}"
         for what, key in (("tasks", "task"), ("spaces", "space"), ("desc", "desc"), ("subjects", "sub"))
     )
     hint = f"; these are not named as BIDS says: {listing(misnamed, 3)}" if misnamed else ""
+    remedy = "name what exists"
+    if elsewhere:
+        remedy = f"there are some in {listing(elsewhere, 3)}: give such a folder{_as_derivatives(elsewhere)}"
     return ImageError(
-        f"no BOLD image{who} with {looked} (.nii, .nii.gz) is in the func folders of {listing(pipelines)}; "
-        f"found there: {found}{hint}; name what exists"
+        f"no BOLD image{who}{' with ' if looked else ''}{looked} (.nii, .nii.gz) is in the func folders of "
+        f"{listing(pipelines)}; found there: {found}{hint}; {remedy}"
     )
 
 
-def _run(tree: _Tree, root: str, file: _File) -> Run:
-    """A run from its BOLD file: all that belongs to it is found."""
+def _run(tree: Tree, root: str, file: File) -> Run:
+    """A run from its BOLD file: all that belongs to it is found, and what is wrong with it."""
     entities, folder = file.entities, os.path.dirname(file.path)
-    own = list(_inherited(tree, file.pipeline, entities, "bold", ".json"))
-    raw = _inherited(tree, root, entities, "bold", ".json")
-    events = next(_inherited(tree, root, entities, "events", ".tsv"), None)
-    masks = (f for f in tree.files(folder, "mask", *reversed(_IMAGES)) if f.entities.get("desc") == "brain")
+    faults: list[str] = []
+    masks = (f for f in tree.files(folder, "mask", *reversed(IMAGES)) if f.entities.get("desc") == "brain")
     tables = [*tree.files(folder, "timeseries", ".tsv"), *tree.files(folder, "regressors", ".tsv")]
     confounds = (f for f in tables if f.entities.get("desc") == "confounds")
-    t_r = _seconds(tree, own, "RepetitionTime")
+    mask = beside(masks, entities, ("desc",), ("echo", "part"))
+    events = _tried(lambda: next(inherited(tree, root, entities, "events", ".tsv"), None), faults)
+    own = _tried(lambda: list(inherited(tree, file.pipeline, entities, "bold", ".json")), faults) or []
+    t_r = _tried(lambda: seconds(tree, own, "RepetitionTime"), faults)
+    if t_r is None:
+        t_r = _tried(lambda: seconds(tree, inherited(tree, root, entities, "bold", ".json"), "RepetitionTime"), faults)
+    start_time = _tried(lambda: seconds(tree, own, "StartTime"), faults)
+    # Confounds may be absent: whether they are needed is not known here.
+    for what, path in (("image", file.path), ("mask", mask), ("table of events", events)):
+        if path is not None and not os.path.exists(path):
+            faults.append(
+                f"the {what} of a run is a file, but {path} is a broken link; fetch what it points to (datalad get, "
+                "git annex get) or remove the link"
+            )
     return Run(
         subject=f"sub-{entities['sub']}",
         entities=dict(entities),
         bold=file.path,
-        mask=_beside(masks, entities, ("desc",), ("echo", "part")),
-        confounds=_beside(confounds, entities, tuple(k for k in _VARIANTS if k != "echo"), ("echo",)),
+        mask=mask,
+        confounds=beside(confounds, entities, tuple(k for k in VARIANTS if k != "echo"), ("echo",)),
         events=events,
-        t_r=_seconds(tree, raw, "RepetitionTime") if t_r is None else t_r,
-        start_time=_seconds(tree, own, "StartTime"),
+        t_r=t_r,
+        start_time=start_time,
+        fault="; also, ".join(dict.fromkeys(faults)) or None,
     )
 
 
-def _inherited(tree: _Tree, root: str, entities: Mapping[str, str], suffix: str, extension: str) -> Iterator[str]:
-    """Files that apply to a run, those of the nearest folder first, then those with the most entities."""
-    home = os.path.join(root, f"sub-{entities['sub']}")
-    session = [os.path.join(home, f"ses-{entities['ses']}")] if "ses" in entities else []
-    for folder in [os.path.join((session or [home])[0], "func"), *session, home, root]:
-        fitting = [
-            file
-            for file in tree.files(folder, suffix, extension)
-            if all(_agree(key, value, entities.get(key, "")) for key, value in file.entities.items())
-        ]
-        fitting.sort(key=lambda file: (-len(file.entities), file.path))
-        if suffix == "events" and len({len(file.entities) for file in fitting[:2]}) < len(fitting[:2]):
-            raise DesignError(
-                f"one table of events applies to a run, but two do: {fitting[0].path} and {fitting[1].path}; "
-                "name their entities more exactly"
-            )
-        yield from (file.path for file in fitting)
-
-
-def _beside(
-    files: Iterable[_File], entities: Mapping[str, str], without: Sequence[str], optional: Sequence[str]
-) -> str | None:
-    """The file with a run's entities but for some that it never has, and some that it may have."""
-    needed = {key for key in entities if key not in without and key not in optional}
-    best: _File | None = None
-    for file in files:
-        own = {k: v for k, v in file.entities.items() if k != "desc"}
-        fits = needed <= own.keys() and all(_agree(k, v, entities.get(k, "")) for k, v in own.items())
-        if fits and (best is None or len(file.entities) > len(best.entities)):
-            best = file
-    return None if best is None else best.path
-
-
-def _seconds(tree: _Tree, paths: Iterable[str], key: str) -> float | None:
-    """The first value of a key in some JSON files; a RepetitionTime of 0 is none."""
-    for path in paths:
-        value = tree.metadata(path).get(key)
-        if value is None:
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < 0 or (value == 0 and key == "RepetitionTime"):
-            raise ImageError(f"{key} is a number of seconds, but it is {value!r} in {path}; correct that file")
-        return float(value)
-    return None
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key by which 2 is before 10."""
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+def _tried(find: Callable[[], _T], faults: list[str]) -> _T | None:
+    """What a search gives; None where a file is wrong, which is added to the faults of the run."""
+    try:
+        return find()
+    except (DesignError, ImageError) as error:
+        faults.append(str(error))
+        return None
 
 
 def _order(run: Run) -> list[Any]:
-    return [*(_natural(run.entities.get(key, "")) for key in ("sub", "ses", "run")), run.name]
+    return [*(natural(run.entities.get(key, "")) for key in ("sub", "ses", "run")), run.name]

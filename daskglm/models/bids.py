@@ -1,5 +1,6 @@
 """first_level_from_bids: one model a subject, and what to fit it with."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -53,9 +54,10 @@ def first_level_from_bids(
     sub_labels, exclude_subjects : sequence of str, optional
         Subjects, with or without "sub-".
     img_filters : list of (entity, value), optional
-        Further entities of the images.
+        Further entities of the images, as the `filters` of :func:`~daskglm.io.bids.find_runs`.
     t_r, slice_time_ref : float, optional
-        In place of what the dataset says: RepetitionTime, and StartTime / RepetitionTime.
+        In place of what the dataset says: RepetitionTime, and StartTime / RepetitionTime. All runs of a subject
+        have the same.
     mask_img : object
         As in :class:`FirstLevelModel`; "derivatives": the voxels that the brain masks of all runs of the subject
         have.
@@ -78,7 +80,8 @@ def first_level_from_bids(
     Raises
     ------
     ImageError, DesignError, ParameterError
-        Where runs, events, masks or confounds are missing or wrong; each is named.
+        Where runs, events, masks or confounds are missing or wrong, or the runs of a subject differ in their times;
+        each is named.
     """
     options = {name: parameters.pop(name) for name in list(parameters) if name.startswith("confounds_")}
     unknown = sorted(set(parameters) - set(FirstLevelModel().get_params()))
@@ -91,18 +94,13 @@ def first_level_from_bids(
         sessions=sessions, filters=img_filters, derivatives=derivatives_folder,
     )  # fmt: skip
     strategies = _strategies(options)
+    _check_usable(runs)
     subjects: dict[str, list[Run]] = {}
     for run in runs:
         subjects.setdefault(run.subject, []).append(run)
     models, images, events, confounds = [], [], [], []
     for subject, own in subjects.items():
-        missing = [run.name for run in own if run.events is None]
-        if missing:
-            raise ImageError(f"every run has a table of events, but {listing(missing)} lack one; add ..._events.tsv")
-        times = {"t_r": t_r or own[0].t_r, "slice_time_ref": slice_time_ref}
-        if slice_time_ref is None:
-            start = own[0].start_time
-            times["slice_time_ref"] = start / times["t_r"] if start and times["t_r"] else 0.0
+        times = _times(own, t_r, slice_time_ref)
         mask = _common_mask(own) if isinstance(mask_img, str) and mask_img == "derivatives" else mask_img
         label = subject.removeprefix("sub-")
         models.append(FirstLevelModel(**{**parameters, **times, "mask_img": mask, "subject_label": label}))
@@ -110,6 +108,46 @@ def first_level_from_bids(
         events.append([read_events(str(run.events)) for run in own])
         confounds.append([_confounds(run, strategies) for run in own] if strategies is not None else [])
     return models, images, events, confounds if strategies is not None else None
+
+
+def _check_usable(runs: Sequence[Run]) -> None:
+    """Raise where a run has a fault or no events."""
+    faults = [f"{run.name}: {run.fault}" for run in runs if run.fault is not None]
+    if faults:
+        raise ImageError(
+            f"every run can be analysed, but {len(faults)} of {len(runs)} cannot; repair them, or leave them out by "
+            f"img_filters or exclude_subjects: {' | '.join(faults[:3])}{' | ...' if len(faults) > 3 else ''}"
+        )
+    missing = [run.name for run in runs if run.events is None]
+    if missing:
+        raise ImageError(f"every run has a table of events, but {listing(missing)} lack one; add ..._events.tsv")
+
+
+def _times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float | None) -> dict[str, float | None]:
+    """Repetition time and reference slice of the model of some runs, which are the same for all of them."""
+    t_rs = [t_r or run.t_r for run in runs]
+    _check_same(runs, t_rs, "t_r", "repetition time")
+    if slice_time_ref is not None:
+        return {"t_r": t_rs[0], "slice_time_ref": slice_time_ref}
+    references = [
+        run.start_time / value if run.start_time and value else 0.0 for run, value in zip(runs, t_rs, strict=True)
+    ]
+    _check_same(runs, references, "slice_time_ref", "StartTime / RepetitionTime")
+    return {"t_r": t_rs[0], "slice_time_ref": references[0]}
+
+
+def _check_same(runs: Sequence[Run], values: Sequence[float | None], parameter: str, what: str) -> None:
+    """Raise where the runs of a subject differ in a value that its model has once."""
+    first = values[0]
+    if all(value == first or (value and first and math.isclose(value, first, rel_tol=1e-4)) for value in values):
+        return
+    shown = [
+        f"{run.name} {'none' if value is None else format(value, 'g')}" for run, value in zip(runs, values, strict=True)
+    ]
+    raise ImageError(
+        f"the model of a subject has one {what}, but its runs have several: {listing(shown)}; choose runs by "
+        f"img_filters or sessions, or give {parameter} (`daskglm first-level` uses that of each run)"
+    )
 
 
 def _strategies(options: dict[str, Any]) -> dict[str, Any] | None:
@@ -137,6 +175,7 @@ def _confounds(run: Run, strategies: dict[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame(index=range(n_volumes)) if table is None else table
     if kept is not None:
         table.attrs["sample_mask"] = np.asarray(kept)
+        table.attrs["sample_mask_of"] = len(table)
     return table
 
 

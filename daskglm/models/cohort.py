@@ -1,10 +1,10 @@
 """First-level analysis of a BIDS dataset: every run of every subject, fixed effects, and a store for the group."""
 
-import json
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,25 +13,26 @@ import numpy as np
 import pandas as pd
 
 from daskglm.design.contrasts import contrast_matrix
-from daskglm.errors import ContrastError, DaskGLMError, OutputError, ParameterError, SpaceError, listing
+from daskglm.errors import ContrastError, DaskGLMError, ParameterError, listing
 from daskglm.graph.cohort import run_cohort
 from daskglm.io.bids import Run, find_runs
-from daskglm.io.confounds import parse_strategies
-from daskglm.io.nifti import read_header, read_values
+from daskglm.io.confounds import parse_strategies, read_events
+from daskglm.io.locks import lock_folder
+from daskglm.io.nifti import read_values
 from daskglm.io.provenance import software
-from daskglm.io.results import read_receipt, write_unit
-from daskglm.io.store import is_store
-from daskglm.io.tables import as_table
-from daskglm.models.cohort_runs import Plan, Receipt, combine_files, design_of_run, fit_run_files
-from daskglm.models.convert import convert
+from daskglm.io.receipts import read_receipt, remove_unit
+from daskglm.models.cohort_output import Choice, list_failures, prepare_cohort, write_failures
+from daskglm.models.cohort_runs import combine_files, design_of_run, fit_run_files
+from daskglm.models.cohort_stores import group_input as group_input
+from daskglm.models.cohort_stores import group_stores as group_stores
+from daskglm.models.cohort_stores import picture_receipt, read_participants, store_effects
+from daskglm.models.cohort_units import Plan, Receipt, map_path
 from daskglm.models.first_level import DESIGN_PARAMETERS
 from daskglm.models.group import all_contrasts
 from daskglm.models.parameters import parse_noise_model, parse_scaling
-from daskglm.schema.names import bids_label, bids_labels
+from daskglm.schema.names import bids_labels
 
-FAILURES = "failures.tsv"
-# Runs whose designs are looked at to find a misspelt contrast before the work.
-_RUNS_LOOKED_AT = 10
+SUBJECTS_DRAWN = 8
 
 
 @dataclass
@@ -56,6 +57,8 @@ class CohortResult:
         Extremes of z of each subject and contrast.
     seconds : float
         Time it took.
+    stamp : dict of str to str
+        What the receipts of this analysis say of it.
     """
 
     output: str
@@ -66,6 +69,39 @@ class CohortResult:
     notes: list[str] = field(default_factory=list)
     peaks: pd.DataFrame = field(default_factory=pd.DataFrame)
     seconds: float = 0.0
+    stamp: dict[str, str] = field(default_factory=dict)
+
+    def drawn(self, contrast: str) -> list[Receipt]:
+        """Subjects that have a contrast, as many as a picture shows.
+
+        Parameters
+        ----------
+        contrast : str
+            Its name.
+
+        Returns
+        -------
+        list of Receipt
+        """
+        return [item for item in self.subjects if not item.error and contrast in item.contrasts][:SUBJECTS_DRAWN]
+
+    def picture(self, contrast: str) -> tuple[str, str]:
+        """Receipt of the picture of a contrast, and its key.
+
+        Parameters
+        ----------
+        contrast : str
+            Its name.
+
+        Returns
+        -------
+        receipt : str
+            Path; the picture has this name, but ends in .png.
+        key : str
+            Tells the maps that are drawn from others.
+        """
+        key = joblib.hash([item.key for item in self.drawn(contrast)])
+        return picture_receipt(self.output, self.labels[contrast]), key
 
 
 def first_level_analysis(
@@ -96,6 +132,10 @@ def first_level_analysis(
 
     All runs of all subjects are one graph, on the active cluster or on threads. A run that fails does not stop
     the others. The same command again does only what is missing or whose inputs or parameters have changed.
+
+    Results in the folder that no longer hold are removed: of runs that fail or are gone, and of the same task, space
+    and filters with other contrasts or parameters. One analysis writes to a folder at a time; several may that each
+    name their `subjects`.
 
     Parameters
     ----------
@@ -130,9 +170,9 @@ def first_level_analysis(
 
     Raises
     ------
-    ImageError, ParameterError, ContrastError, OutputError
-        Before any run is read, where nothing can come of it: no runs, wrong parameters, a contrast that none of
-        the first runs has.
+    ImageError, ParameterError, ContrastError, DesignError, OutputError
+        Before any run is read, where nothing can come of it: no runs, wrong parameters, a contrast that no run
+        has, an unreadable table of participants, another analysis that writes to the folder.
     """
     started = time.time()
     unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
@@ -140,9 +180,14 @@ def first_level_analysis(
         raise ParameterError(f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}")
     definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
-    runs = find_runs(dataset, task, space, subjects=subjects, filters=filters, derivatives=derivatives)
+    if filters is not None:
+        filters = list(filters.items() if isinstance(filters, Mapping) else filters)
+    # Workers of a cluster may have another working directory.
+    root = os.path.abspath(dataset)
+    runs = find_runs(root, task, space, subjects=subjects, filters=filters, derivatives=derivatives)
+    choice = Choice.of(runs, root, derivatives, filters, subjects)
     plan = Plan(
-        output=output,
+        output=os.path.abspath(output),
         contrasts=definitions,
         labels=bids_labels(definitions),
         kinds=kinds,
@@ -156,229 +201,87 @@ def first_level_analysis(
         t_r=t_r,
         slice_time_ref=slice_time_ref,
         version=software()["daskglm"],
+        selection=choice.hash(),
     )
+    result = _analyse(runs, replace(plan, analysis=plan.hash()), choice, n_jobs, progress)
+    return replace(result, output=os.fspath(output), seconds=time.time() - started)
+
+
+def _analyse(runs: Sequence[Run], plan: Plan, choice: Choice, n_jobs: int | None, progress: bool) -> CohortResult:
+    """Fit runs, combine those of each subject and store the effects."""
+    everyone = choice.subjects is None
+    participants, notes = read_participants(choice.dataset) if everyone else (None, [])
     _check_contrasts(runs, plan)
-    _prepare(output, dataset, plan)
     grouped: dict[str, list[Run]] = {}
     for run in runs:
         grouped.setdefault(run.subject, []).append(run)
     fit, combine = partial(fit_run_files, plan=plan), partial(combine_files, plan=plan)
-    receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
-    result = CohortResult(output, receipts, _failures(receipts), dict(plan.labels))
-    _write_failures(output, result.failures)
-    result.notes += sorted({note for item in receipts for run in item.runs for note in run.warnings})
-    if subjects is None:
-        _store_effects(result, plan, dataset)
-    else:
-        result.notes.append("no group store: it is made when all subjects are asked for")
-    result.peaks = _peaks(receipts, plan)
-    result.seconds = time.time() - started
+    with lock_folder(plan.output, not everyone, partial(prepare_cohort, plan, choice, grouped)):
+        receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
+        result = CohortResult(plan.output, receipts, list_failures(receipts), dict(plan.labels), stamp=plan.stamp)
+        write_failures(plan.output, result.failures, choice.subjects)
+        result.notes += sorted({note for item in receipts for run in item.runs for note in run.warnings})
+        result.notes += _without_mask(runs)
+        if everyone:
+            result.stores, more = store_effects(receipts, plan, participants)
+            result.notes += notes + more
+        else:
+            result.notes.append("no group store: it is made when all subjects are asked for")
+        for contrast in plan.contrasts:
+            receipt, key = result.picture(contrast)
+            if everyone and read_receipt(receipt, key) is None:
+                remove_unit(receipt)  # of other maps than those there are now
+        result.peaks = _peaks(receipts, plan)
     return result
 
 
-def group_input(images: Any, contrasts: Mapping[str, str], others: bool = False) -> tuple[Any, dict[str, str]]:
-    """What a group analysis reads, where it is given the result folder of a first-level analysis.
-
-    Parameters
-    ----------
-    images : str or list of str
-        Images, a store, or such a folder.
-    contrasts : mapping of str to str
-        Contrasts that were asked for: of the group, and for a folder the label or name of the first level's.
-    others : bool
-        Whether contrasts of the group are asked for besides.
-
-    Returns
-    -------
-    images : object
-        The store of that contrast; anything else as it was given.
-    contrasts : dict of str to str
-        Contrasts of the group; the intercept where no other is asked for.
-
-    Raises
-    ------
-    ContrastError
-        Where a folder has several contrasts and none of them is named.
-    """
-    stores = group_stores(images) if isinstance(images, str) else {}
-    if not stores:
-        return images, dict(contrasts)
-    named = [name for name, text in contrasts.items() if text in stores or bids_label(text) in stores]
-    if len(named) > 1 or (not named and len(stores) > 1):
-        raise ContrastError(
-            f"{images} has the first-level contrasts {listing(stores)}; name one of them, as in --contrast "
-            f"{next(iter(stores))}"
-        )
-    label = next(iter(stores)) if not named else contrasts[named[0]]
-    rest = {name: text for name, text in contrasts.items() if name not in named}
-    store = stores.get(label) or stores[bids_label(label)]
-    return store, rest if rest or others else {"intercept": "intercept"}
-
-
-def group_stores(folder: str) -> dict[str, str]:
-    """Stores of effects in the result folder of a first-level analysis.
-
-    Parameters
-    ----------
-    folder : str
-        Result folder.
-
-    Returns
-    -------
-    dict of str to str
-        Label of the contrast to the path of its store; empty where the folder is none.
-
-    Raises
-    ------
-    ParameterError
-        Where two stores have the same contrast, of several tasks or spaces.
-    """
-    stores: dict[str, str] = {}
-    group = os.path.join(folder, "group")
-    names = sorted(os.listdir(group)) if os.path.isdir(group) else []
-    for name in names:
-        if not name.endswith(".zarr") or "contrast-" not in name:
-            continue
-        label = name.removesuffix(".zarr").rpartition("contrast-")[2]
-        if label in stores:
-            raise ParameterError(
-                f"{folder} has two stores of contrast {label}; give the one you mean: {stores[label]} or "
-                f"{os.path.join(group, name)}"
-            )
-        stores[label] = os.path.join(group, name)
-    return stores
+def _without_mask(runs: Sequence[Run]) -> list[str]:
+    """A note of the runs that lack a brain mask, where others have one."""
+    lacking = [run.name for run in runs if run.mask is None and not run.fault]
+    if not lacking or all(run.mask is None for run in runs):
+        return []
+    return [f"no brain mask is in the derivatives for {listing(lacking)}: there it was computed from the images"]
 
 
 def _check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
-    """Raise where none of the first runs that have a design has a contrast."""
-    columns: list[list[str]] = []
-    for run in runs[:_RUNS_LOOKED_AT]:
+    """Raise where no run has a contrast: a condition may occur in some only."""
+    missing: dict[str, ContrastError | None] = dict.fromkeys(plan.contrasts)
+    for run in _new_conditions_first(runs):
         try:
-            columns.append([str(name) for name in design_of_run(run, plan).design.columns])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # told when the run is fitted
+                columns = [str(name) for name in design_of_run(run, plan).design.columns]
         except DaskGLMError:
             continue  # it will be in the list of failures
-    for definition in plan.contrasts.values():
-        errors = []
-        for names in columns:
+        for name in list(missing):
             try:
-                contrast_matrix(definition, names, {})
-                break
+                contrast_matrix(plan.contrasts[name], columns, {})
+                del missing[name]
             except ContrastError as error:
-                errors.append(error)
-        else:
-            if errors:
-                raise errors[0]
+                missing[name] = missing[name] or error
+        if not missing:
+            return
+    for first in missing.values():
+        if first is not None:
+            raise first
 
 
-def _prepare(output: str, dataset: str, plan: Plan) -> None:
-    """Create the result folder and say in it how it was made."""
-    description = {
-        "Name": "daskglm first-level analysis",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "daskglm", "Version": plan.version}],
-        "SourceDatasets": [{"URL": os.path.abspath(dataset)}],
-    }
-    provenance = {
-        "software": software(),
-        "contrasts": dict(plan.contrasts),
-        "confounds": dict(plan.strategies),
-        "design": {name: repr(value) if callable(value) else value for name, value in plan.design.items()},
-        "noise": vars(plan.noise),
-        "scaling": vars(plan.scaling),
-        "smoothing_fwhm": plan.smoothing_fwhm,
-    }
-    try:
-        os.makedirs(output, exist_ok=True)
-        for name, document in (("dataset_description.json", description), ("first_level.json", provenance)):
-            with open(os.path.join(output, name), "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=2, default=str)
-    except OSError as error:
-        raise OutputError(f"cannot write to {output}: {error.strerror or error}; choose another output") from error
-
-
-def _failures(receipts: Sequence[Receipt]) -> pd.DataFrame:
-    """Runs that failed, and subjects that failed though a run of theirs did not."""
-    rows = []
-    for subject in receipts:
-        failed = [run for run in subject.runs if run.error]
-        rows += [(subject.subject, run.name, run.error_type, run.error) for run in failed]
-        if subject.error and len(failed) < len(subject.runs):
-            rows.append((subject.subject, "", subject.error_type, subject.error))
-    return pd.DataFrame(rows, columns=["participant_id", "run", "error_type", "error"])
-
-
-def _write_failures(output: str, failures: pd.DataFrame) -> None:
-    """Write the list of failures, or remove that of an earlier run."""
-    path = os.path.join(output, FAILURES)
-    if failures.empty:
-        if os.path.exists(path):
-            os.remove(path)
-    else:
-        failures.to_csv(path, sep="\t", index=False)
-
-
-def _store_effects(result: CohortResult, plan: Plan, dataset: str) -> None:
-    """Store the effects of all subjects, a store a contrast, where they share a grid and anything is new."""
-    for contrast, label in plan.labels.items():
-        if contrast in plan.kinds:
-            continue
-        done = [item for item in result.subjects if not item.error and contrast in item.contrasts]
-        if not done:
-            continue
-        paths = {item.subject: map_path(item, label, "effect") for item in done}
-        entities = [part for part in done[0].name.split("_") if part.partition("-")[0] in ("task", "space")]
-        store = os.path.join(result.output, "group", "_".join([*entities, f"contrast-{label}.zarr"]))
-        result.stores[contrast] = store
-        folder, receipt = os.path.dirname(store), f"{os.path.basename(store)}.json"
-        participants = _participants(dataset, list(paths))
-        key = joblib.hash([label, sorted((item.subject, item.key) for item in done), participants])
-        if is_store(store) and read_receipt(folder, receipt, key):
-            continue
-        headers = [read_header(path) for path in paths.values()]
-        if any(item.shape != headers[0].shape for item in headers):
-            del result.stores[contrast]
-            result.notes.append(f"no store of {contrast!r}: the subjects are not in one space")
-            continue
-        os.makedirs(folder, exist_ok=True)
+def _new_conditions_first(runs: Sequence[Run]) -> Iterator[Run]:
+    """Runs in their order, but those whose conditions were all seen together before come last."""
+    seen: set[frozenset[str]] = set()
+    later = []
+    for run in runs:
         try:
-            images = list(paths.values())
-            convert(images, store, participants=participants, missing="zero", overwrite=is_store(store))
-            write_unit(folder, {}, {}, receipt, {"key": key, "files": []})
-        except SpaceError as error:
-            del result.stores[contrast]
-            result.notes.append(f"no store of {contrast!r}: {error}")
-
-
-def _participants(dataset: str, subjects: Sequence[str]) -> pd.DataFrame | None:
-    """Rows of the dataset's participants.tsv; None where it lacks a subject."""
-    path = os.path.join(dataset, "participants.tsv")
-    if not os.path.isfile(path):
-        return None
-    table = as_table(path)
-    if table is None or "participant_id" not in table.columns or table["participant_id"].duplicated().any():
-        return None
-    known = set(table["participant_id"].astype(str))
-    if not set(subjects) <= known:
-        return None
-    return table[table["participant_id"].astype(str).isin(subjects)]
-
-
-def map_path(item: Receipt, label: str, stat: str) -> str:
-    """Path of a map of a subject, over its runs.
-
-    Parameters
-    ----------
-    item : Receipt
-        A subject.
-    label, stat : str
-        Label of the contrast; "effect", "variance", "t", "F", "p" or "z".
-
-    Returns
-    -------
-    str
-    """
-    return os.path.join(item.folder, f"{item.name}_contrast-{label}_stat-{stat}_statmap.nii.gz")
+            events = read_events(run.events) if run.events is not None else pd.DataFrame()
+        except DaskGLMError:
+            continue
+        conditions = frozenset(events["trial_type"].dropna()) if "trial_type" in events else frozenset()
+        if conditions in seen:
+            later.append(run)
+            continue
+        seen.add(conditions)
+        yield run
+    yield from later
 
 
 def _peaks(receipts: Sequence[Receipt], plan: Plan) -> pd.DataFrame:
@@ -388,6 +291,8 @@ def _peaks(receipts: Sequence[Receipt], plan: Plan) -> pd.DataFrame:
         for contrast in item.contrasts if not item.error else []:
             z = read_values(map_path(item, plan.labels[contrast], "z"))[1][0]
             z = z[np.isfinite(z)]
-            rows.append((item.subject, contrast, len(item.runs), z.min(), z.max(), int((np.abs(z) > 3.1).sum())))
+            n_runs = sum(contrast in run.contrasts for run in item.runs if not run.error)
+            extremes = (z.min(), z.max()) if z.size else (np.nan, np.nan)
+            rows.append((item.subject, contrast, n_runs, *extremes, int((np.abs(z) > 3.1).sum())))
     names = ["participant_id", "contrast", "runs", "min_z", "max_z", "voxels_beyond_3.1"]
     return pd.DataFrame(rows, columns=names)

@@ -3,7 +3,9 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, fields
+from glob import escape, glob
 from typing import Any
 
 import joblib
@@ -11,16 +13,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.errors import ContrastError, DesignError
+from daskglm.errors import ContrastError, DesignError, ImageError
 from daskglm.graph.compute import compute_here
-from daskglm.graph.runs import NoiseModel, RunImages
+from daskglm.graph.runs import RunImages
 from daskglm.io.bids import Run
 from daskglm.io.cache import file_states
 from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_values
-from daskglm.io.results import read_receipt, write_unit
+from daskglm.io.receipts import read_receipt, remove_unit, write_unit
 from daskglm.kernels.contrasts import ContrastMaps, fixed_effects
-from daskglm.kernels.scaling import Scaling
+from daskglm.models.cohort_units import Plan, Receipt, common_name, map_path, run_receipt, subject_receipt
 from daskglm.models.fixed_effects import contrast_over_runs
 from daskglm.models.functional import OUTPUT_TYPES, map_image
 from daskglm.models.options import Options, checked, header_image
@@ -30,89 +32,6 @@ from daskglm.schema.space import VolumeSpace
 
 STAT_NAMES = {"z_score": "z", "p_value": "p", "effect_size": "effect", "effect_variance": "variance"}
 _RUN_MAPS = ("effect_size", "effect_variance", "z_score")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is done to every run of a cohort.
-
-    Attributes
-    ----------
-    output : str
-        Result folder.
-    contrasts : dict of str to str
-        Definition of each contrast, by name.
-    labels, kinds : dict of str to str
-        Its label in file names; "F" where it is an F contrast.
-    strategies : dict
-        Confounds, as of :func:`~daskglm.io.confounds.parse_strategies`; empty: none.
-    design : dict
-        Arguments of :func:`~daskglm.design.first_level.make_first_level_design_matrix`.
-    noise, scaling, by_volume, smoothing_fwhm, precision_weighted
-        As in :class:`~daskglm.models.first_level.FirstLevelModel`.
-    t_r, slice_time_ref : float or None
-        In place of what the dataset says.
-    version : str
-        Of the software.
-    """
-
-    output: str
-    contrasts: Mapping[str, str]
-    labels: Mapping[str, str]
-    kinds: Mapping[str, str]
-    strategies: Mapping[str, Any]
-    design: Mapping[str, Any]
-    noise: NoiseModel
-    scaling: Scaling
-    by_volume: bool
-    smoothing_fwhm: Any
-    precision_weighted: bool
-    t_r: float | None
-    slice_time_ref: float | None
-    version: str
-
-
-@dataclass
-class Receipt:
-    """What became of a run, or of a subject.
-
-    Attributes
-    ----------
-    name, subject, folder : str
-        Names, and where its maps are.
-    key : str
-        What tells its inputs from others.
-    contrasts : list of str
-        Contrasts that were mapped.
-    degrees_of_freedom : float
-        Of a run.
-    files : list of str
-        Names of the files in the folder.
-    warnings : list of str
-        Contrasts that a run is left out of, and why.
-    error, error_type : str
-        Why it failed; empty where it did not.
-    seconds : float
-        Time it took.
-    reused : bool
-        Whether it was done by an earlier run.
-    runs : list of Receipt
-        Of a subject.
-    """
-
-    name: str
-    subject: str
-    folder: str
-    key: str = ""
-    contrasts: list[str] = field(default_factory=list)
-    degrees_of_freedom: float = 0.0
-    files: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    error: str = ""
-    error_type: str = ""
-    seconds: float = 0.0
-    reused: bool = False
-    runs: list["Receipt"] = field(default_factory=list)
 
 
 def fit_run_files(run: Run, plan: Plan) -> Receipt:
@@ -130,24 +49,24 @@ def fit_run_files(run: Run, plan: Plan) -> Receipt:
     Receipt
         With the error where it failed: nothing is raised, the other runs go on.
     """
-    session = run.entities.get("ses")
-    folder = os.path.join(plan.output, run.subject, *([f"ses-{session}"] if session else []), "func")
-    receipt, started = Receipt(run.name, run.subject, folder), time.time()
+    path, started = run_receipt(run, plan.output), time.time()
+    receipt = Receipt(run.name, run.subject, os.path.dirname(path))
     try:
-        paths = [path for path in (run.bold, run.mask, run.confounds, run.events) if path is not None]
-        what = {name: value for name, value in asdict(plan).items() if name != "output"}
-        receipt.key = joblib.hash([file_states(paths), run.t_r, run.start_time, what])
-        done = read_receipt(folder, f"{run.name}_glm.json", receipt.key)
+        _check_fault(run)
+        receipt.key = joblib.hash([file_states(_inputs(run, plan)), run.t_r, run.start_time, plan.analysis])
+        done = read_receipt(path, receipt.key)
         if done is not None:
-            return Receipt(**{**done, "folder": folder, "runs": [], "reused": True})
+            return _restored(done, receipt.folder, [])
+        # Removed before the work: a run that fails now leaves nothing of another time.
+        remove_unit(path)
         design, fit = _fit(run, plan)
         images = _run_images(run.name, fit, plan, receipt)
         table = {f"{run.name}_design.tsv": design.design}
         receipt.files = [*images, *table]
         receipt.seconds = round(time.time() - started, 3)
-        write_unit(folder, images, table, f"{run.name}_glm.json", asdict(receipt))
+        write_unit(path, images, table, {**asdict(receipt), **plan.stamp})
     except Exception as error:
-        receipt.error, receipt.error_type = " ".join(str(error).split()), type(error).__name__
+        _give_up(receipt, path, error)
     return receipt
 
 
@@ -169,17 +88,15 @@ def combine_files(subject: str, runs: Sequence[Receipt], plan: Plan) -> Receipt:
         With the error where it failed.
     """
     usable = [item for item in runs if not item.error]
-    name = _common_name([item.name for item in runs])
-    folder = os.path.join(plan.output, subject)
-    receipt = Receipt(name, subject, folder, runs=list(runs))
-    if not usable:
-        receipt.error, receipt.error_type = f"none of the {len(runs)} runs of {subject} could be fitted", "DesignError"
-        return receipt
+    name, path = common_name([item.name for item in runs]), subject_receipt(subject, runs, plan.output)
+    receipt = Receipt(name, subject, os.path.dirname(path), runs=list(runs))
     try:
+        _check_usable(usable, runs, subject)
         receipt.key = joblib.hash([sorted(item.key for item in usable), plan.precision_weighted])
-        done = read_receipt(folder, f"{name}_glm.json", receipt.key)
+        done = read_receipt(path, receipt.key)
         if done is not None:
-            return Receipt(**{**done, "folder": folder, "runs": list(runs), "reused": True})
+            return _restored(done, receipt.folder, runs)
+        remove_unit(path)
         images: dict[str, Any] = {}
         space = _common_space(usable)
         for contrast in plan.contrasts:
@@ -189,9 +106,9 @@ def combine_files(subject: str, runs: Sequence[Receipt], plan: Plan) -> Receipt:
                 receipt.contrasts.append(contrast)
         images[f"{name}_desc-brain_mask.nii.gz"] = space.mask_image()
         receipt.files = list(images)
-        write_unit(folder, images, {}, f"{name}_glm.json", {**asdict(receipt), "runs": [item.name for item in usable]})
+        write_unit(path, images, {}, {**asdict(receipt), "runs": [item.name for item in usable], **plan.stamp})
     except Exception as error:
-        receipt.error, receipt.error_type = " ".join(str(error).split()), type(error).__name__
+        _give_up(receipt, path, error)
     return receipt
 
 
@@ -214,6 +131,7 @@ def design_of_run(run: Run, plan: Plan) -> RunDesign:
     DesignError, ParameterError, ImageError
         Where the tables are missing or do not fit the image.
     """
+    _check_fault(run)
     if run.events is None:
         raise DesignError(f"a run has a table of events, but there is none for {run.bold}; add ..._events.tsv")
     shape = read_header(run.bold).shape
@@ -227,6 +145,44 @@ def design_of_run(run: Run, plan: Plan) -> RunDesign:
     check_repetition_times(run_sources([run.bold]), t_r)
     (design,) = run_designs([shape], [read_events(run.events)], [table], [kept], None, t_r, start, dict(plan.design))
     return design
+
+
+def _check_fault(run: Run) -> None:
+    """Raise where something of a run is damaged."""
+    if run.fault:
+        raise ImageError(run.fault)
+
+
+def _check_usable(usable: Sequence[Receipt], runs: Sequence[Receipt], subject: str) -> None:
+    """Raise where no run is left."""
+    if not usable:
+        raise DesignError(f"none of the {len(runs)} runs of {subject} could be fitted")
+
+
+def _inputs(run: Run, plan: Plan) -> list[str]:
+    """Every file that a run is fitted from."""
+    paths = [path for path in (run.bold, run.mask, run.events) if path is not None]
+    if plan.strategies and run.confounds is not None:
+        # CompCor's components are chosen by what the JSON file says of them.
+        sides = [run.confounds, f"{os.path.splitext(run.confounds)[0]}.json"]
+        paths += [path for path in sides if os.path.isfile(path)]
+    if "tedana" in plan.strategies:
+        folder = escape(os.path.dirname(run.bold))
+        paths += sorted(glob(f"{folder}/*_mixing.tsv") + glob(f"{folder}/*_metrics.tsv"))
+    return paths
+
+
+def _restored(done: Mapping[str, Any], folder: str, runs: Sequence[Receipt]) -> Receipt:
+    """What an earlier call did."""
+    known = {item.name: done[item.name] for item in fields(Receipt) if item.name in done}
+    return Receipt(**{**known, "folder": folder, "files": list(done["files"]), "runs": list(runs), "reused": True})
+
+
+def _give_up(receipt: Receipt, path: str, error: Exception) -> None:
+    """Say why a unit failed; nothing of it stays."""
+    receipt.error, receipt.error_type = " ".join(str(error).split()), type(error).__name__
+    with suppress(OSError):
+        remove_unit(path)
 
 
 def _fit(run: Run, plan: Plan) -> tuple[RunDesign, xr.Dataset]:
@@ -255,15 +211,7 @@ def _run_images(name: str, fit: xr.Dataset, plan: Plan, receipt: Receipt) -> dic
     receipt.degrees_of_freedom = float(solution[0].degrees_of_freedom[0])
     space = VolumeSpace.from_attributes(fit.attrs["space"], fit["voxel"].values)
     images[f"{name}_desc-brain_mask.nii.gz"] = space.mask_image()
-    if not receipt.contrasts:
-        raise ContrastError(f"{name} has none of the contrasts {', '.join(plan.contrasts)}")
     return images
-
-
-def _common_name(names: Sequence[str]) -> str:
-    """The entities that the names of all runs share."""
-    shared = [part for part in names[0].split("_") if all(part in name.split("_") for name in names)]
-    return "_".join(part for part in shared if not part.startswith("run-"))
 
 
 def _common_space(runs: Sequence[Receipt]) -> VolumeSpace:
@@ -297,7 +245,7 @@ def _combined(name: str, contrast: str, runs: Sequence[Receipt], space: VolumeSp
 
 def _map_of(run: Receipt, label: str, stat: str, space: VolumeSpace) -> NDArray[np.float64]:
     """Values (m, V) of a map of a run."""
-    _, values = read_values(os.path.join(run.folder, f"{run.name}_contrast-{label}_stat-{stat}_statmap.nii.gz"))
+    _, values = read_values(map_path(run, label, stat))
     return values[:, space.voxels].astype(np.float64)
 
 

@@ -7,12 +7,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.models.cohort import CohortResult, map_path
+from daskglm.io.receipts import unit
+from daskglm.models.cohort import CohortResult
+from daskglm.models.cohort_units import map_path
 from daskglm.models.group import GroupResult
 from daskglm.schema.datasets import space_of
 from daskglm.schema.space import VolumeSpace
-
-_SUBJECTS_DRAWN = 8
 
 
 def draw_demo(result: GroupResult, truth: NDArray[np.float64], mask: NDArray[np.bool_], path: str) -> None:
@@ -88,7 +88,7 @@ def draw_first_level(result: CohortResult) -> list[str]:
 
     paths = []
     for contrast, label in result.labels.items():
-        shown = [item for item in result.subjects if not item.error and contrast in item.contrasts][:_SUBJECTS_DRAWN]
+        shown = result.drawn(contrast)
         if not shown:
             continue
         rows = -(-len(shown) // 4)
@@ -107,10 +107,10 @@ def draw_first_level(result: CohortResult) -> list[str]:
             axis.set_facecolor("0.85")
         figure.colorbar(drawn, ax=axes, label="z", shrink=0.7)
         figure.suptitle(f"{contrast}, over runs")
-        folder = os.path.join(result.output, "figures")
-        os.makedirs(folder, exist_ok=True)
-        paths.append(os.path.join(folder, f"contrast-{label}_stat-z.png"))
-        figure.savefig(paths[-1], dpi=110)
+        receipt, key = result.picture(contrast)
+        paths.append(receipt.removesuffix(".json") + ".png")
+        with unit(receipt, {"key": key, **result.stamp}, [os.path.basename(paths[-1])]):
+            figure.savefig(paths[-1], dpi=110)
     return paths
 
 

@@ -1,0 +1,235 @@
+"""The result folder of a first-level analysis: how it was made, what is out of date in it, and what failed."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from glob import escape, glob
+from typing import Any
+
+import joblib
+import pandas as pd
+
+from daskglm.errors import DaskGLMError, OutputError
+from daskglm.io.bids import Run
+from daskglm.io.locks import gate
+from daskglm.io.provenance import software
+from daskglm.io.receipts import load_receipt, remove_unit, write_text
+from daskglm.io.tables import read_table
+from daskglm.models.cohort_stores import picture_receipt, store_receipt
+from daskglm.models.cohort_units import Plan, Receipt, run_receipt, subject_receipt
+
+FAILURES = "failures.tsv"
+# Folders that hold receipts, and the names of these.
+_FOLDERS = ("sub-*", "sub-*/func", "sub-*/ses-*/func", "group", "figures")
+_RECEIPTS = ("*_glm.json", "contrast-*.json", "*.zarr.json")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which files of a dataset were chosen.
+
+    Attributes
+    ----------
+    dataset, derivatives : str
+        Absolute paths.
+    task, space : str
+        Labels; empty where the files have none.
+    filters : list
+        Entity and values.
+    subjects : list of str or None
+        None for all.
+    """
+
+    dataset: str
+    derivatives: str
+    task: str
+    space: str
+    filters: list[tuple[str, list[str]]]
+    subjects: list[str] | None
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], dataset: str, derivatives: str, filters: Any, subjects: Any) -> "Choice":
+        """The choice that gave some runs.
+
+        Parameters
+        ----------
+        runs : sequence of Run
+            What was found: its task and space are those chosen, whether they were named or not.
+        dataset, derivatives : str
+            As they were given.
+        filters : sequence of (entity, value) or None
+            Filters.
+        subjects : sequence of str or None
+            Subjects.
+
+        Returns
+        -------
+        Choice
+        """
+        return cls(
+            dataset=os.path.realpath(dataset),
+            derivatives=os.path.realpath(os.path.join(dataset, derivatives)),
+            task=runs[0].entities.get("task", ""),
+            space=runs[0].entities.get("space", ""),
+            filters=sorted((entity, _texts(value)) for entity, value in filters or ()),
+            subjects=None if subjects is None else sorted({run.subject for run in runs}),
+        )
+
+    def hash(self) -> str:
+        """Hash of the choice; the subjects of a call are no part of it.
+
+        Returns
+        -------
+        str
+        """
+        text: str = joblib.hash([self.dataset, self.derivatives, self.task, self.space, self.filters])
+        return text
+
+
+def prepare_cohort(plan: Plan, choice: Choice, subjects: Mapping[str, Sequence[Run]], alone: bool) -> None:
+    """Remove what is out of date in the result folder, and say in it how the new results are made.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is done.
+    choice : Choice
+        What was chosen.
+    subjects : mapping of str to sequence of Run
+        Runs of each subject of this call.
+    alone : bool
+        Whether no other call writes to the folder; otherwise only the folders of these subjects are touched.
+
+    Raises
+    ------
+    OutputError
+        Where the folder is not writable.
+    """
+    try:
+        if alone:
+            for path in _files(plan.output, ("", *_FOLDERS), (".partial-*",)):
+                with suppress(FileNotFoundError):
+                    os.remove(path)
+        _remove_outdated(plan, subjects, choice.subjects is not None, alone)
+        _describe(plan, choice)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        reason = error.strerror or error
+        raise OutputError(f"cannot write to {plan.output}: {reason}; choose another output") from error
+
+
+def write_failures(output: str, failures: pd.DataFrame, subjects: Iterable[str] | None) -> None:
+    """Write the list of failures, or remove that of an earlier call where nothing failed.
+
+    Parameters
+    ----------
+    output : str
+        Result folder.
+    failures : DataFrame
+        What failed in this call.
+    subjects : iterable of str or None
+        Subjects of this call, where it was not for all: what failed of the others stays in the list.
+    """
+    path = os.path.join(output, FAILURES)
+    with gate(output):
+        if subjects is not None and os.path.exists(path):
+            with suppress(DaskGLMError, KeyError):
+                before = read_table(path)
+                others = before[~before["participant_id"].isin(list(subjects))]
+                failures = pd.concat([others, failures]) if len(others) else failures
+        if not failures.empty:
+            write_text(path, failures.to_csv(sep="\t", index=False))
+        elif os.path.exists(path):
+            os.remove(path)
+
+
+def list_failures(receipts: Sequence[Receipt]) -> pd.DataFrame:
+    """Runs that failed, and subjects that failed though a run of theirs did not.
+
+    Parameters
+    ----------
+    receipts : sequence of Receipt
+        Subjects.
+
+    Returns
+    -------
+    DataFrame
+        Columns participant_id, run, error_type, error.
+    """
+    rows = []
+    for subject in receipts:
+        failed = [run for run in subject.runs if run.error]
+        rows += [(subject.subject, run.name, run.error_type, run.error) for run in failed]
+        if subject.error and len(failed) < len(subject.runs):
+            rows.append((subject.subject, "", subject.error_type, subject.error))
+    return pd.DataFrame(rows, columns=["participant_id", "run", "error_type", "error"])
+
+
+def _remove_outdated(plan: Plan, subjects: Mapping[str, Sequence[Run]], restricted: bool, alone: bool) -> None:
+    """Remove units of the same selection that another analysis made, or that are no longer part of this one."""
+    own = [os.path.join(plan.output, subject) for subject in subjects]
+    wanted = {run_receipt(run, plan.output) for runs in subjects.values() for run in runs}
+    wanted |= {subject_receipt(subject, runs, plan.output) for subject, runs in subjects.items()}
+    stores = [store_receipt(plan, subjects, label) for name, label in plan.labels.items() if name not in plan.kinds]
+    wanted |= {*stores, *(picture_receipt(plan.output, label) for label in plan.labels.values())}
+    for path in _files(plan.output, _FOLDERS, _RECEIPTS):
+        held = load_receipt(path) or {}
+        mine = any(path.startswith(os.path.join(folder, "")) for folder in own)
+        if held.get("selection") != plan.selection or not (alone or mine):
+            continue
+        if held.get("analysis") != plan.analysis or (path not in wanted and (mine or not restricted)):
+            remove_unit(path)
+            _remove_empty(os.path.dirname(path), plan.output)
+
+
+def _remove_empty(folder: str, output: str) -> None:
+    """Remove a folder and those above it that hold nothing any more."""
+    with suppress(OSError):
+        while folder != output:
+            os.rmdir(folder)
+            folder = os.path.dirname(folder)
+
+
+def _files(output: str, folders: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Files of some patterns in the folders of a result folder."""
+    return [
+        path
+        for folder in folders
+        for pattern in patterns
+        for path in sorted(glob(os.path.join(escape(output), folder, pattern)))
+    ]
+
+
+def _describe(plan: Plan, choice: Choice) -> None:
+    """Say how the results are made."""
+    description = {
+        "Name": "daskglm first-level analysis",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "daskglm", "Version": plan.version}],
+        "SourceDatasets": [{"URL": choice.dataset}],
+    }
+    provenance = {
+        "software": software(),
+        **vars(choice),
+        "contrasts": dict(plan.contrasts),
+        "confounds": dict(plan.strategies),
+        "design": {name: repr(value) if callable(value) else value for name, value in plan.design.items()},
+        "noise": vars(plan.noise),
+        "scaling": vars(plan.scaling),
+        "smoothing_fwhm": plan.smoothing_fwhm,
+        "precision_weighted": plan.precision_weighted,
+        "t_r": plan.t_r,
+        "slice_time_ref": plan.slice_time_ref,
+    }
+    for name, document in (("dataset_description.json", description), ("first_level.json", provenance)):
+        write_text(os.path.join(plan.output, name), json.dumps(document, indent=2, default=str))
+
+
+def _texts(value: Any) -> list[str]:
+    """The values of a filter."""
+    values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    return sorted("" if item is None else str(item) for item in values)

@@ -1,0 +1,161 @@
+"""Models of a BIDS dataset: what the runs of a subject have to share, and nilearn's maps where runs are scrubbed."""
+
+import json
+import os
+import re
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from daskglm import first_level_analysis, first_level_from_bids
+from daskglm.errors import DesignError, ImageError
+
+SHAPE, N_VOLUMES = (4, 4, 3), 60
+AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
+
+
+def write_run(root, name, suffix=".nii.gz", t_r=2.0, start=0.0, seed=0):
+    """A run on disk."""
+    rng = np.random.default_rng(seed)
+    subject = name.split("_")[0]
+    raw, derived = root / subject / "func", root / "derivatives" / "prep" / subject / "func"
+    raw.mkdir(parents=True, exist_ok=True)
+    derived.mkdir(parents=True, exist_ok=True)
+    onsets = np.arange(4, N_VOLUMES * t_r - 8, 10.0) + rng.uniform(0, 1)
+    kinds = ["a" if k % 2 else "b" for k in range(len(onsets))]
+    events = pd.DataFrame({"onset": onsets, "duration": 3.0, "trial_type": kinds})
+    events.to_csv(raw / f"{name}_events.tsv", sep="\t", index=False)
+    data = 500 + 5 * rng.standard_normal((*SHAPE, N_VOLUMES))
+    nib.save(nib.Nifti1Image(data, AFFINE), derived / f"{name}_space-T1w_desc-preproc_bold{suffix}")
+    mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)
+    nib.save(mask, derived / f"{name}_space-T1w_desc-brain_mask{suffix}")
+    times = {"RepetitionTime": t_r, "StartTime": start}
+    (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(json.dumps(times))
+    table = pd.DataFrame(
+        rng.standard_normal((N_VOLUMES, 6)), columns=[f"{k}_{x}" for k in ("trans", "rot") for x in "xyz"]
+    )
+    table["framewise_displacement"] = np.r_[np.nan, np.abs(rng.standard_normal(N_VOLUMES - 1)) * 0.2]
+    table["std_dvars"] = np.r_[np.nan, 1 + 0.1 * rng.standard_normal(N_VOLUMES - 1)]
+    table.to_csv(derived / f"{name}_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a")
+
+
+def found(root, **options):
+    return first_level_from_bids(root, "x", mask_img="derivatives", confounds_strategy=None, **options)
+
+
+def test_runs_of_one_subject_have_one_repetition_time(tmp_path):
+    write_run(tmp_path, "sub-01_task-x_run-1")
+    write_run(tmp_path, "sub-01_task-x_run-2", t_r=1.5)
+    write_run(tmp_path, "sub-02_task-x_run-1", t_r=1.0)
+    with pytest.raises(ImageError, match=r"x_run-1_space-T1w 2, sub-01_task-x_run-2_space-T1w 1.5; .* give t_r"):
+        found(tmp_path)
+    # Each way out of the message, and subjects that differ.
+    assert [model.t_r for model in found(tmp_path, img_filters=[("run", "1")])[0]] == [2.0, 1.0]
+    assert [model.t_r for model in found(tmp_path, t_r=1.8)[0]] == [1.8, 1.8]
+
+
+def test_a_run_without_a_repetition_time_beside_one_with_it(tmp_path):
+    for run in (1, 2):
+        write_run(tmp_path, f"sub-01_task-x_run-{run}")
+    (tmp_path / "derivatives/prep/sub-01/func/sub-01_task-x_run-2_space-T1w_desc-preproc_bold.json").unlink()
+    with pytest.raises(ImageError, match=r"run-1_space-T1w 2, sub-01_task-x_run-2_space-T1w none; "):
+        found(tmp_path)
+
+
+def test_runs_of_one_subject_have_one_reference_slice(tmp_path):
+    write_run(tmp_path, "sub-01_task-x_run-1")
+    write_run(tmp_path, "sub-01_task-x_run-2", start=1.0)
+    with pytest.raises(ImageError, match=r"run-1_space-T1w 0, .*run-2_space-T1w 0.5; .*give slice_time_ref"):
+        found(tmp_path)
+    assert found(tmp_path, slice_time_ref=0.25)[0][0].slice_time_ref == 0.25
+    assert found(tmp_path, img_filters={"run": 2})[0][0].slice_time_ref == 0.5
+
+
+def test_faults_are_raised(tmp_path):
+    write_run(tmp_path, "sub-01_task-x_run-1")
+    write_run(tmp_path, "sub-02_task-x_run-1")
+    bold = tmp_path / "derivatives/prep/sub-02/func/sub-02_task-x_run-1_space-T1w_desc-preproc_bold.nii.gz"
+    bold.unlink()
+    bold.symlink_to("nowhere")
+    with pytest.raises(ImageError, match=r"1 of 2 cannot; .* sub-02_task-x_run-1_space-T1w: the image .* broken link"):
+        found(tmp_path)
+    assert len(found(tmp_path, exclude_subjects=["02"])[0]) == 1
+
+
+def test_broken_links_to_confounds_are_named_where_these_are_asked_for(tmp_path):
+    write_run(tmp_path, "sub-01_task-x_run-1")
+    table = tmp_path / "derivatives/prep/sub-01/func/sub-01_task-x_run-1_desc-confounds_timeseries.tsv"
+    table.unlink()
+    table.symlink_to("nowhere")
+    assert len(found(tmp_path)[0]) == 1
+    for options in ({}, {"confounds_strategy": ("motion",)}):
+        with pytest.raises(DesignError, match=re.escape(str(table))):
+            first_level_from_bids(tmp_path, "x", **options)
+
+
+@pytest.fixture
+def scrubbed(tmp_path):
+    """One subject, one run each of .nii and .nii.gz."""
+    write_run(tmp_path, "sub-01_task-x_run-1", seed=1)
+    write_run(tmp_path, "sub-01_task-x_run-2", suffix=".nii", seed=2)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("scrub", [0, 5])
+def test_scrubbing_equals_nilearn(scrubbed, tmp_path, scrub):
+    from nilearn.glm.first_level import FirstLevelModel
+    from nilearn.interfaces.fmriprep import load_confounds
+
+    how = {"scrub": scrub, "fd_threshold": 0.35, "std_dvars_threshold": 1.15}
+    (model,), (images,), (events,), (confounds,) = first_level_from_bids(
+        scrubbed, "x", mask_img="derivatives", noise_model="ols", confounds_strategy=("motion", "scrub"),
+        confounds_motion="basic", **{f"confounds_{name}": value for name, value in how.items()},
+    )  # fmt: skip
+    model.fit(images, events, confounds)
+    kept = []
+    expected_confounds = []
+    for image in images:
+        # nilearn finds the table by names that end in .nii.gz.
+        table, mask = load_confounds(
+            re.sub(r"\.nii$", ".nii.gz", image), strategy=("motion", "scrub"), motion="basic", **how
+        )
+        kept.append(mask)
+        expected_confounds.append(table)
+    assert all(0.5 * N_VOLUMES < len(mask) < N_VOLUMES for mask in kept)
+    nilearn = FirstLevelModel(t_r=2.0, mask_img=model.mask_img, noise_model="ols", minimize_memory=False)
+    nilearn.fit(images, events, expected_confounds, sample_masks=kept)
+    result = first_level_analysis(
+        str(scrubbed), str(tmp_path / "out"), {"a - b": "a - b"}, noise_model="ols",
+        confounds=["motion", *(f"{name}={value}" for name, value in how.items())],
+    )  # fmt: skip
+    assert result.failures.empty
+    (receipt,) = result.subjects
+    outputs = {"effect": "effect_size", "variance": "effect_variance", "t": "stat", "z": "z_score", "p": "p_value"}
+    for stat, kind in outputs.items():
+        theirs = nilearn.compute_contrast("a - b", output_type=kind).get_fdata()
+        ours = model.compute_contrast("a - b", output_type=kind).get_fdata()
+        path = os.path.join(receipt.folder, f"{receipt.name}_contrast-aMinusB_stat-{stat}_statmap.nii.gz")
+        np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9, err_msg=kind)
+        np.testing.assert_allclose(nib.load(path).get_fdata(), theirs, rtol=1e-7, atol=1e-9, err_msg=kind)
+
+
+def test_nothing_is_written_into_the_dataset(scrubbed, tmp_path_factory):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in scrubbed.rglob("*")}
+
+    before = state()
+    folders = [path for path in [scrubbed, *scrubbed.rglob("*")] if path.is_dir()]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        first_level_from_bids(scrubbed, "x", confounds_strategy=("motion", "scrub"), confounds_motion="basic")
+        output = tmp_path_factory.mktemp("out")
+        result = first_level_analysis(str(scrubbed), str(output), {"a": "a"}, confounds=["motion"])
+        assert result.failures.empty
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert state() == before
