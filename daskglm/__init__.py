@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from daskglm.design.matrix import make_second_level_design_matrix as make_second_level_design_matrix
     from daskglm.design.regressors import compute_regressor as compute_regressor
     from daskglm.errors import DaskGLMError as DaskGLMError
+    from daskglm.inference.clusters import get_clusters_table as get_clusters_table
     from daskglm.inference.peaks import find_peaks as find_peaks
+    from daskglm.inference.permutation import permutation_test as permutation_test
+    from daskglm.inference.thresholding import cluster_level_inference as cluster_level_inference
+    from daskglm.inference.thresholding import fdr_threshold as fdr_threshold
+    from daskglm.inference.thresholding import threshold_stats_img as threshold_stats_img
     from daskglm.io.store import open_images as open_images
     from daskglm.models.beta_series import beta_series as beta_series
     from daskglm.models.bids import first_level_from_bids as first_level_from_bids
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
     from daskglm.models.functional import compute_contrasts as compute_contrasts
     from daskglm.models.functional import fit_glm as fit_glm
     from daskglm.models.group import group_analysis as group_analysis
+    from daskglm.models.permutation import non_parametric_inference as non_parametric_inference
+    from daskglm.models.permutation import permuted_ols as permuted_ols
+    from daskglm.models.permutation_analysis import permutation_analysis as permutation_analysis
     from daskglm.models.second_level import SecondLevelModel as SecondLevelModel
     from daskglm.schema.datasets import images_dataset as images_dataset
     from daskglm.schema.space import VolumeSpace as VolumeSpace
@@ -45,7 +53,15 @@ _HOMES = {
     "connect": "cluster",
     "convert": "models.convert",
     "design_from_formula": "design.formula",
+    "cluster_level_inference": "inference.thresholding",
+    "fdr_threshold": "inference.thresholding",
     "find_peaks": "inference.peaks",
+    "get_clusters_table": "inference.clusters",
+    "non_parametric_inference": "models.permutation",
+    "permutation_analysis": "models.permutation_analysis",
+    "permutation_test": "inference.permutation",
+    "permuted_ols": "models.permutation",
+    "threshold_stats_img": "inference.thresholding",
     "fit_glm": "models.functional",
     "group_analysis": "models.group",
     "images_dataset": "schema.datasets",

@@ -133,6 +133,56 @@ def group(
     print_group(result, _console())
 
 
+@main.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("--formula", default="~ 1", help='Design from the participants, as in "~ age + C(site)".')
+@click.option("--contrast", "contrasts", multiple=True, help="t contrast: an expression, or name=expression.")
+@click.option("--f-contrast", "f_contrasts", multiple=True, help='F contrast, as in "age, sex"; or name=...')
+@click.option("--output", required=True, type=click.Path(), help="Result folder; the same again continues.")
+@click.option("--n-perm", type=click.IntRange(1), default=10_000, help="Rearrangements.")
+@click.option("--one-sided", is_flag=True, help="Only positive effects count.")
+@click.option("--scheme", default="freedman-lane", help="smith, draper-stoneman or ter-braak instead.")
+@click.option("--rearrangement", type=click.Choice(["auto", "permutation", "sign_flip", "both"]), default="auto",
+              help="auto: sign flips where a constant is tested.")  # fmt: skip
+@click.option("--within", help="Column of the participants: rows change places within its blocks only.")
+@click.option("--whole", help="Column of the participants: its blocks change places as wholes.")
+@click.option("--cluster-threshold", "threshold", type=float, help="Cluster-forming p: cluster size and mass too.")
+@click.option("--tfce", is_flag=True, help="Threshold-free cluster enhancement too.")
+@click.option("--connectivity", type=click.Choice(["6", "18", "26"]), default="6", help="Neighbours of a voxel.")
+@click.option("--tail", is_flag=True, help="Small p from a generalized Pareto tail.")
+@click.option("--stop-at", type=float, help="Stop early when p is clearly on one side of this.")
+@click.option("--seed", "random_state", type=int, default=0, help="Of the rearrangements.")
+@_shared
+def permute(
+    images: tuple[str, ...],
+    output: str,
+    formula: str,
+    contrasts: tuple[str, ...],
+    f_contrasts: tuple[str, ...],
+    cluster: str | None,
+    quiet: bool,
+    one_sided: bool,
+    connectivity: str,
+    **options: Any,
+) -> None:
+    """Test contrasts across subjects by permutation.
+
+    IMAGES are a store, files, a quoted glob, or the output of first-level:
+    then one --contrast names the first-level contrast.
+    """
+    from daskglm.models.cohort_stores import group_input
+    from daskglm.models.permutation_analysis import permutation_analysis
+    from daskglm.report.summary import print_permutation
+
+    source, named = group_input(_one_or_many(images), _named(contrasts), bool(f_contrasts))
+    with _cluster(cluster), _naming_contrasts(images, source):
+        result = permutation_analysis(
+            source, output, formula, named, f_contrasts=_named(f_contrasts), two_sided=not one_sided,
+            connectivity=int(connectivity), progress=not quiet, **options,
+        )  # fmt: skip
+    print_permutation(result, _console())
+
+
 @main.command("first-level")
 @click.argument("dataset", type=click.Path())
 @click.argument("output", type=click.Path())

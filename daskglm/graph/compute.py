@@ -1,15 +1,17 @@
 """Running a graph: on the active cluster, or on threads in this process."""
 
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dask
 import dask.local
 import dask.threaded
 import joblib
-from dask.callbacks import Callback
+import psutil
+from dask.callbacks import Callback as DaskCallback
 from threadpoolctl import threadpool_limits
 
 from daskglm.errors import DaskGLMError, ParameterError, StoreError
@@ -61,6 +63,67 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
                     f"a chunk of the store is damaged: {error}; restore the store, or convert its images again"
                 ) from error
             raise
+
+
+def kept_in_memory(*lazy: Any, n_jobs: int | None = None) -> tuple[Any, ...]:
+    """Compute lazy objects and keep them where they are: on the workers of the active cluster, or here.
+
+    Parameters
+    ----------
+    *lazy : dask collections
+        What to compute.
+    n_jobs : int or None
+        Threads in this process, as for :func:`compute`.
+
+    Returns
+    -------
+    tuple
+        The computed objects, or collections whose parts the workers hold: both can be used in further graphs.
+    """
+    return compute(*lazy, n_jobs=n_jobs) if _active_client() is None else dask.persist(*lazy)
+
+
+@contextmanager
+def rearrangements_done(total: int, start: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """A bar of rearrangements done and time left, on standard error.
+
+    Parameters
+    ----------
+    total, start : int
+        How many there are, and how many were done before.
+    progress : bool
+        Show it.
+
+    Yields
+    ------
+    callable
+        To be told how many are done.
+    """
+    if not progress:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Rearrangements", total=total, completed=start)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def memory_limit() -> int:
+    """Memory that tasks have together: that of the active cluster, or what is free on this machine.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    client = _active_client()
+    if client is None:
+        return int(psutil.virtual_memory().available)
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sum(int(worker["memory_limit"]) for worker in workers)
 
 
 def compute_here(*lazy: Any) -> tuple[Any, ...]:
@@ -128,7 +191,7 @@ def _compute_with_client(lazy: tuple[Any, ...], name: str) -> tuple[Any, ...]:
     return tuple(client.gather(futures))
 
 
-class _ProgressBar(Callback):  # type: ignore[misc]
+class _ProgressBar(DaskCallback):  # type: ignore[misc]
     """Tasks done, on a rich progress bar."""
 
     def __init__(self, name: str) -> None:

@@ -139,14 +139,14 @@ def group_analysis(
         },
         "seconds": round(time.time() - started, 3),
     }
-    tables = {"design.tsv": _with_samples(design), "peaks.tsv": peaks.round(4)}
-    documents = {"dataset_description.json": _description()}
+    tables = {"design.tsv": with_samples(design), "peaks.tsv": peaks.round(4)}
+    documents = {"dataset_description.json": description("group")}
     files = write_results(output, _images(maps, fit, labels), tables, documents, provenance)
     return GroupResult(output, files, design, fit, maps, peaks, time.time() - started)
 
 
 def all_contrasts(
-    contrasts: Mapping[str, str], f_contrasts: Mapping[str, str]
+    contrasts: Mapping[str, str], f_contrasts: Mapping[str, str], kind: str = "group"
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Definitions of all contrasts and the types of those that are F, by name.
 
@@ -154,6 +154,8 @@ def all_contrasts(
     ----------
     contrasts, f_contrasts : mapping of str to str
         Name to expression, of t and F contrasts.
+    kind : str
+        Of analysis, for the message.
 
     Returns
     -------
@@ -168,7 +170,7 @@ def all_contrasts(
     if both:
         raise ContrastError(f"{listing(both)} is both a t and an F contrast; name one: --f-contrast name=definition")
     if not contrasts and not f_contrasts:
-        raise ContrastError("a group analysis needs a contrast; give --contrast or --f-contrast")
+        raise ContrastError(f"a {kind} analysis needs a contrast; give --contrast or --f-contrast")
     return {**contrasts, **f_contrasts}, dict.fromkeys(f_contrasts, "F")
 
 
@@ -185,15 +187,35 @@ def _images(maps: xr.Dataset, fit: xr.Dataset, labels: Mapping[str, str]) -> dic
     return images
 
 
-def _with_samples(design: pd.DataFrame) -> pd.DataFrame:
-    """The design with the samples as its first column."""
+def with_samples(design: pd.DataFrame) -> pd.DataFrame:
+    """The design with the samples as its first column.
+
+    Parameters
+    ----------
+    design : (n, p) DataFrame
+        Design with the samples as its index.
+
+    Returns
+    -------
+    (n, 1 + p) DataFrame
+    """
     return design.rename_axis(index="participant_id").reset_index()
 
 
-def _description() -> dict[str, Any]:
-    """BIDS description of a derivative."""
+def description(kind: str) -> dict[str, Any]:
+    """BIDS description of a derivative.
+
+    Parameters
+    ----------
+    kind : str
+        Of analysis.
+
+    Returns
+    -------
+    dict
+    """
     return {
-        "Name": "daskglm group analysis",
+        "Name": f"daskglm {kind} analysis",
         "BIDSVersion": "1.9.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "daskglm", "Version": software()["daskglm"]}],

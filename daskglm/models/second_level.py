@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -13,25 +12,17 @@ from sklearn.utils.validation import check_is_fitted
 from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
 from daskglm.errors import ContrastError, DesignError, listing
 from daskglm.graph.compute import compute
-from daskglm.graph.glm import fewest, solve_moments, sum_moments
-from daskglm.graph.images import lazy_array
-from daskglm.io.cache import kept, load_moments, save_moments
+from daskglm.graph.glm import fewest
+from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
-from daskglm.kernels.basis import orthonormal_basis
-from daskglm.kernels.moments import Moments
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.first_level_input import are_models, effects_of_models, subjects_of_models
-from daskglm.models.functional import (
-    check_any_fitted,
-    compute_contrasts,
-    design_of_formula,
-    label_fit,
-    map_image,
-    match_design,
-)
-from daskglm.models.inputs import Loaded, fingerprint, load_images, load_maps
+from daskglm.models.functional import check_any_fitted, compute_contrasts, design_of_formula, map_image, match_design
+from daskglm.models.group_fit import lazy_fit
+from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
 from daskglm.models.parameters import check_fraction
+from daskglm.models.permutation import contrast_of, images_of, permutation_images, seed_of
 from daskglm.schema.datasets import sample_names, space_of
 
 
@@ -223,11 +214,7 @@ class SecondLevelModel(VoxelwiseModel):
             Where the contrast is unknown, null or not estimable, or the output type unknown.
         """
         check_is_fitted(self)
-        columns = [str(name) for name in self.design_matrix_.columns]
-        if second_level_contrast is None:
-            if len(columns) != 1:
-                raise ContrastError(f"a contrast is needed where the design has several columns: {listing(columns)}")
-            second_level_contrast = columns[0]
+        second_level_contrast = contrast_of(self.design_matrix_, second_level_contrast)
         name = second_level_contrast if isinstance(second_level_contrast, str) else "contrast"
         outputs = self.compute_contrasts(
             {name: second_level_contrast}, first_level_contrast, second_level_stat_type, output_type
@@ -271,6 +258,61 @@ class SecondLevelModel(VoxelwiseModel):
             images[name] = chosen if output_type == "all" else chosen[output_type]
         return images
 
+    def compute_contrast_permutations(
+        self,
+        second_level_contrast: Any = None,
+        first_level_contrast: str | None = None,
+        n_perm: int = 10_000,
+        output_type: str = "cor_z_score",
+        two_sided_test: bool = True,
+        random_state: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Test a contrast by permutation; the images are read again.
+
+        Parameters
+        ----------
+        second_level_contrast, first_level_contrast
+            As in :meth:`compute_contrast`.
+        n_perm : int
+            Rearrangements.
+        output_type : str
+            One of the names of :func:`~daskglm.non_parametric_inference`'s dictionary: "cor_z_score" (z of the
+            corrected p), "logp_max_t", "tfce", "logp_max_mass", ...; or "all" for the dictionary.
+        two_sided_test : bool
+            Either sign counts.
+        random_state : int, RandomState or None
+            Rearrangement i depends on it and i alone.
+        **options
+            Further arguments of :func:`~daskglm.permutation_test`: ``threshold``, ``tfce``, ``scheme``, ...
+
+        Returns
+        -------
+        Nifti1Image, or dict for "all"
+
+        Raises
+        ------
+        ContrastError, ParameterError
+            Before the work, wherever it can be known.
+        """
+        check_is_fitted(self)
+        contrast = contrast_of(self.design_matrix_, second_level_contrast)
+        if self._models is not None:
+            loaded = effects_of_models(self._models, first_level_contrast, self._options(), self._names)
+        else:
+            loaded = images_of(self.second_level_input_, first_level_contrast, self._options())
+        maps = permutation_test(
+            loaded.images, self.design_matrix_, {"contrast": contrast}, n_perm=n_perm, two_sided=two_sided_test,
+            random_state=seed_of(random_state), min_coverage=check_fraction(self.min_coverage), n_jobs=self.n_jobs,
+            progress=self.verbose > 0, **options,
+        )  # fmt: skip
+        images = permutation_images(maps, "contrast")
+        if output_type != "all" and output_type not in images:
+            raise ContrastError(
+                f"outputs of this test are {listing(images)} and all, but {output_type!r} was asked for"
+            )
+        return images if output_type == "all" else images[output_type]
+
     @property
     def predicted_(self) -> Any:
         """Fitted values, one volume a sample: X beta, in image units."""
@@ -297,15 +339,7 @@ class SecondLevelModel(VoxelwiseModel):
         return hasattr(self, "fits_")
 
     def _options(self) -> Options:
-        names = (
-            "mask_img",
-            "missing",
-            "min_coverage",
-            "smoothing_fwhm",
-            "target_affine",
-            "target_shape",
-            "n_jobs",
-        )
+        names = ("mask_img", "missing", "min_coverage", "smoothing_fwhm", "target_affine", "target_shape", "n_jobs")
         return Options(**{name: getattr(self, name) for name in names}, memory=self._cache_folder())
 
     def _coefficients(self) -> tuple[list[str], NDArray[np.float64]]:
@@ -330,32 +364,10 @@ class SecondLevelModel(VoxelwiseModel):
 
     def _lazy_fit(self, loaded: Loaded, design: pd.DataFrame) -> xr.Dataset:
         """The fit, lazily; its moments come from the cache where they are in it."""
-        matrix = design_array(design)
-        basis = orthonormal_basis(matrix)
-        moments = sum_moments(lazy_array(loaded.images["data"]), basis, matrix)
-        folder = self._cache_folder()
-        if folder is not None:
-            key = [fingerprint(loaded), matrix, self._parameters_of_moments(loaded)]
-
-            def make() -> list[Moments]:
-                (computed,) = compute(moments, n_jobs=self.n_jobs, progress="Reading images" if self.verbose else None)
-                return list(computed)
-
-            items = kept(folder, "moments", key, make, save_moments, load_moments)
-            objects = np.empty(len(items), dtype=object)
-            objects[:] = items
-            moments = da.from_array(objects, chunks=1, name=False)
-        solution = solve_moments(moments, fewest(check_fraction(self.min_coverage), len(design)))
-        images = loaded.images
-        chunks = lazy_array(images["data"]).chunks[1]
-        return label_fit(solution, chunks, basis, design, images["voxel"], images.attrs["space"])
-
-    def _parameters_of_moments(self, loaded: Loaded) -> list[Any]:
-        """What else the moments depend on."""
-        space = space_of(loaded.images)
-        chunks = lazy_array(loaded.images["data"]).chunks[1]
+        min_count = fewest(check_fraction(self.min_coverage), len(design))
         treatment = (self.missing, self.smoothing_fwhm, self.target_affine, self.target_shape)
-        return [space.shape, space.affine, space.voxels, chunks, treatment]
+        progress = "Reading images" if self.verbose else None
+        return lazy_fit(loaded, design, min_count, self._cache_folder(), treatment, self.n_jobs, progress)
 
     def _fit_of(self, first_level_contrast: str | None) -> xr.Dataset:
         """The fit of one first-level contrast; the only one where none is named."""

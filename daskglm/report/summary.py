@@ -10,6 +10,7 @@ from rich.table import Table
 from daskglm.models.cohort import CohortResult
 from daskglm.models.convert import Conversion
 from daskglm.models.group import GroupResult
+from daskglm.models.permutation_analysis import PermutationResult
 from daskglm.report.figures import draw_first_level
 from daskglm.schema.datasets import participants_of, sample_names, space_of
 
@@ -40,6 +41,34 @@ def print_group(result: GroupResult, console: Console) -> None:
         markup=False,
     )
     _print_peaks(result.peaks, console)
+    console.print(f"{len(result.files)} files in {result.folder} after {result.seconds:.1f} s", markup=False)
+
+
+def print_permutation(result: PermutationResult, console: Console) -> None:
+    """Print what a permutation analysis found: how many rearrangements, thresholds and what is beyond them.
+
+    Parameters
+    ----------
+    result : PermutationResult
+        A finished analysis.
+    console : rich.console.Console
+        Where to print.
+    """
+    n_samples, n_columns = result.design.shape
+    tested = np.isfinite(result.maps["stat"].values).any(axis=0)
+    counts = result.maps["n"].values[tested]
+    done = f"{result.maps.attrs['n_perm']:,}"
+    which = f"all {done} distinct" if result.maps.attrs["exhaustive"] else f"{done} random"
+    console.print(
+        f"{n_samples} images, {n_columns} regressors; {int(tested.sum()):,} voxels (n from {counts.min()} to "
+        f"{counts.max()}); {which} rearrangements",
+        markup=False,
+    )
+    table = Table("contrast", "statistic", "5% threshold", "observed", "smallest corrected p", "voxels at 5%")
+    for row in result.thresholds.itertuples(index=False):
+        numbers = (f"{row.threshold:.4g}", f"{row.observed_maximum:.4g}", f"{row.smallest_p:.4g}", f"{row.voxels:,}")
+        table.add_row(escape(str(row.contrast)), str(row.statistic), *numbers)
+    console.print(table)
     console.print(f"{len(result.files)} files in {result.folder} after {result.seconds:.1f} s", markup=False)
 
 

@@ -1,0 +1,287 @@
+"""Permutation tests as a graph: (rearrangements, voxels) -> maxima, counts, and whole maps for clusters."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+from numpy.typing import NDArray
+
+from daskglm.design.rearrangements import Rearrangements
+from daskglm.graph.compute import compute, kept_in_memory, memory_limit, n_workers
+from daskglm.kernels.moments import Array
+from daskglm.kernels.permutation_blocks import TILE, Test, make_tiles, observe, on_scale, permute
+
+# Numbers of one statistic map, times the maps that one task holds: 32 MB.
+_MAP_VALUES = 2**23
+_MAPS_TOGETHER = (4, 128)
+# Rearrangements of a unit: its rows are drawn once and sent to each block; index and sign are 16 bytes a row.
+_UNIT_ROWS = 2**22
+_UNIT = (64, 1024)
+# Values of a block of images: 64 MB of float32.
+_BLOCK_VALUES = 2**24
+# Part of the memory that images may stay in.
+_RESIDENT = 0.4
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The data as they are.
+
+    Attributes
+    ----------
+    share : (R, V) float64
+        Partial correlations or shares of variance of R tests; NaN where nothing can be tested.
+    freedom : (R, V) float64
+        Degrees of freedom of the error.
+    count : (V,) int64
+        Images of each voxel.
+    """
+
+    share: Array
+    freedom: Array
+    count: NDArray[np.int64]
+
+
+@dataclass
+class Unit:
+    """What a stretch of rearrangements gave, for R tests.
+
+    Attributes
+    ----------
+    start, stop : int
+        Numbers of the rearrangements.
+    maxima : dict of str to (R, stop - start) float64
+        By statistic: the largest of the map under each.
+    counts : dict of str to (R, V) int64
+        By statistic: how often it was at least the observed one, at each voxel.
+    """
+
+    start: int
+    stop: int
+    maxima: dict[str, Array]
+    counts: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Images in blocks of voxels, all images in each.
+
+    Attributes
+    ----------
+    parts : list of (n, v) arrays, in memory or delayed
+        Each begins at a tile of voxels.
+    edges : list of int
+        Voxels at which they begin, and V.
+    n_rows : int
+        n.
+    """
+
+    parts: list[Any]
+    edges: list[int]
+    n_rows: int
+
+
+def voxel_blocks(data: da.Array, n_jobs: int | None = None) -> Blocks:
+    """Cut images into blocks of voxels, and keep them in memory where they take less than 0.4 of it.
+
+    Parameters
+    ----------
+    data : (n, V) dask array
+        Images.
+    n_jobs : int or None
+        Threads, where no cluster is active.
+
+    Returns
+    -------
+    Blocks
+        Lazy blocks are read again for each unit of rearrangements.
+    """
+    n_rows, n_voxels = data.shape
+    per_worker = -(-n_voxels // (2 * n_workers(n_jobs)))
+    width = max(TILE, min(per_worker, _BLOCK_VALUES // n_rows) // TILE * TILE)
+    edges = [*range(0, n_voxels, width), n_voxels]
+    lazy = data.rechunk(((n_rows,), tuple(stop - start for start, stop in pairwise(edges))))
+    parts = lazy.to_delayed().reshape(-1).tolist()
+    if lazy.nbytes <= _RESIDENT * memory_limit():
+        parts = list(kept_in_memory(*parts, n_jobs=n_jobs))
+    return Blocks(parts, edges, n_rows)
+
+
+def observed(blocks: Blocks, tests: Sequence[Test], n_jobs: int | None = None) -> Observed:
+    """Statistics of the data as they are.
+
+    Parameters
+    ----------
+    blocks : Blocks
+        Images.
+    tests : sequence of R Test
+        Tests.
+    n_jobs : int or None
+        Threads, where no cluster is active.
+
+    Returns
+    -------
+    Observed
+    """
+    shared = dask.delayed(list(tests), traverse=False)
+    found = compute(*[dask.delayed(_observe_block)(part, shared) for part in blocks.parts], n_jobs=n_jobs)
+    share, freedom, count = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+    return Observed(share, freedom, count[0])
+
+
+def units(
+    blocks: Blocks,
+    tests: Sequence[Test],
+    rearrangements: Rearrangements,
+    seen: Observed,
+    on_map: Callable[[NDArray[np.float32], int], dict[str, Any]] | None = None,
+    enhanced: Array | None = None,
+    start: int = 0,
+    n_jobs: int | None = None,
+) -> Iterator[Unit]:
+    """Run rearrangements, unit by unit, in the order of their numbers.
+
+    Parameters
+    ----------
+    blocks : Blocks
+        Images.
+    tests : sequence of R Test
+        Tests.
+    rearrangements : Rearrangements
+        Which.
+    seen : Observed
+        The data as they are.
+    on_map : callable, optional
+        Takes a statistic map (V,) and the number of the test to numbers of the whole map by name, and under
+        "enhanced" a map (V,) whose maximum and counts are wanted.
+    enhanced : (R, V) float64, optional
+        Enhanced map of the data.
+    start : int
+        The first rearrangement to do; those before are done already. A unit begins there.
+    n_jobs : int or None
+        Threads, where no cluster is active.
+
+    Yields
+    ------
+    Unit
+    """
+    sizes = unit_size(blocks.n_rows, blocks.edges[-1], on_map is not None)
+    levels = [on_scale(share, test, free) for share, test, free in zip(seen.share, tests, seen.freedom, strict=True)]
+    plan = _Plan(
+        blocks, dask.delayed(list(tests), traverse=False), dask.delayed(rearrangements, traverse=False),
+        [dask.delayed(np.array([row[a:b] for row in levels])) for a, b in pairwise(blocks.edges)],
+        None if on_map is None else dask.delayed(on_map, traverse=False), dask.delayed(enhanced), sizes[1],
+    )  # fmt: skip
+    firsts = range(start, rearrangements.count, sizes[0])
+    at_once = max(1, -(-4 * n_workers(n_jobs) // len(blocks.parts)))
+    for wave in range(0, len(firsts), at_once):
+        lazy = [
+            _lazy_unit(plan, first, min(first + sizes[0], rearrangements.count))
+            for first in firsts[wave : wave + at_once]
+        ]
+        yield from compute(*lazy, n_jobs=n_jobs)
+
+
+def unit_size(n_rows: int, n_voxels: int, whole_maps: bool) -> tuple[int, int]:
+    """Rearrangements of a unit, and of those how many maps one task holds.
+
+    Parameters
+    ----------
+    n_rows, n_voxels : int
+        Shape of the images.
+    whole_maps : bool
+        Whether statistics of whole maps are wanted.
+
+    Returns
+    -------
+    size, together : int
+        They depend on nothing else: finished units fit whatever the machines are.
+    """
+    size = int(np.clip(_UNIT_ROWS // n_rows // 64 * 64, *_UNIT))
+    together = int(np.clip(_MAP_VALUES // n_voxels, *_MAPS_TOGETHER))
+    return (min(size, 4 * together), together) if whole_maps else (size, together)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What every unit needs, delayed."""
+
+    blocks: Blocks
+    tests: Any
+    rearrangements: Any
+    levels: list[Any]
+    on_map: Any
+    enhanced: Any
+    together: int
+
+
+def _lazy_unit(plan: _Plan, first: int, last: int) -> Any:
+    """The graph of one unit: drawn once, each block multiplied, whole maps in groups."""
+    drawn = plan.rearrangements.take(first, last, pure=False)
+    bounds = [] if plan.on_map is None else [*range(0, last - first, plan.together), last - first]
+    n_groups = max(0, len(bounds) - 1)
+    done = [
+        dask.delayed(_permute_block, nout=2 + n_groups)(part, plan.tests, drawn, level, bounds)
+        for part, level in zip(plan.blocks.parts, plan.levels, strict=True)
+    ]
+    groups = [
+        dask.delayed(_on_maps)([item[2 + group] for item in done], plan.on_map, plan.enhanced)
+        for group in range(n_groups)
+    ]
+    return dask.delayed(_unit)(first, last, [item[0] for item in done], [item[1] for item in done], groups)
+
+
+def _observe_block(block: NDArray[Any], tests: Sequence[Test]) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Share and freedom (R, V) and count (1, V) of a block."""
+    share, freedom, count = zip(*(observe(block, test) for test in tests), strict=True)
+    return np.array(share), np.array(freedom), np.array(count[:1])
+
+
+def _permute_block(
+    block: NDArray[Any], tests: Sequence[Test], drawn: Any, levels: Array, bounds: list[int]
+) -> tuple[Any, ...]:
+    """Maxima (R, m), counts (R, V), and groups of maps (R, m', V) of a block."""
+    index, sign = drawn
+    maxima, counts, maps = [], [], []
+    for number, test in enumerate(tests):
+        whole = np.full((len(index), block.shape[1]), np.nan, dtype=np.float32) if bounds else None
+        found = permute(make_tiles(block, test), test, index, sign, levels[number], whole)
+        maxima.append(found[0])
+        counts.append(found[1])
+        maps.append(whole)
+    groups = [np.array([whole[a:b] for whole in maps if whole is not None]) for a, b in pairwise(bounds)]
+    return np.array(maxima), np.array(counts), *groups
+
+
+def _on_maps(parts: list[NDArray[np.float32]], on_map: Any, enhanced: Array | None) -> tuple[Any, Any]:
+    """Numbers (R, m) by name of some whole maps, and counts (R, V) of enhanced ones."""
+    maps = np.concatenate(parts, axis=2)
+    names: dict[str, Array] = {}
+    counts = None if enhanced is None else np.zeros(enhanced.shape, dtype=np.int64)
+    for test, of_test in enumerate(maps):
+        for number, values in enumerate(of_test):
+            found = on_map(values, test)
+            better = found.pop("enhanced", None)
+            if better is not None and counts is not None and enhanced is not None:
+                found["tfce"] = float(np.fmax.reduce(np.abs(better), initial=0.0))
+                level = np.abs(enhanced[test])
+                with np.errstate(invalid="ignore"):
+                    counts[test] += np.abs(better) >= level - 1e-5 * level
+            for name, value in found.items():
+                names.setdefault(name, np.full(maps.shape[:2], np.nan))[test, number] = value
+    return names, counts
+
+
+def _unit(first: int, last: int, maxima: list[Array], counts: list[NDArray[np.int64]], groups: list[Any]) -> Unit:
+    """A unit of its blocks and groups of maps."""
+    by_name = {"stat": np.maximum.reduce(maxima)}
+    counted = {"stat": np.concatenate(counts, axis=1)}
+    for name in groups[0][0] if groups else ():
+        by_name[name] = np.concatenate([names[name] for names, _ in groups], axis=1)
+    if groups and groups[0][1] is not None:
+        counted["tfce"] = np.sum([more for _, more in groups], axis=0)
+    return Unit(first, last, by_name, counted)

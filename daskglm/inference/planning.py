@@ -1,0 +1,171 @@
+"""Contrasts of a design -> tests and the rearrangements that they allow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from daskglm.design.contrasts import contrast_matrix
+from daskglm.design.matrix import design_array
+from daskglm.design.rearrangements import Rearrangements, plan_rearrangements
+from daskglm.errors import ContrastError, ParameterError, listing
+from daskglm.kernels.basis import is_estimable, orthonormal_basis
+from daskglm.kernels.moments import Array
+from daskglm.kernels.permutation import SCHEMES, partition
+from daskglm.kernels.permutation_blocks import Test
+
+
+def plan_tests(
+    design: pd.DataFrame, contrasts: Mapping[str, Any], f_contrasts: Sequence[str], two_sided: bool, scheme: str,
+    rearrangement: str, n_perm: int, within: Any, whole: Any, random_state: int, min_count: int,
+) -> tuple[Rearrangements, dict[str, Test]]:  # fmt: skip
+    """The rearrangements and the tests of :func:`permutation_test`, before anything is read.
+
+    Parameters
+    ----------
+    design, contrasts, f_contrasts, two_sided, scheme, rearrangement, n_perm, within, whole, random_state
+        As for :func:`permutation_test`.
+    min_count : int
+        Images that a voxel must have.
+
+    Returns
+    -------
+    rearrangements : Rearrangements
+    tests : dict of str to Test
+
+    Raises
+    ------
+    ContrastError, DesignError, ParameterError
+        As :func:`permutation_test`.
+    """
+    options: dict[str, Any] = {"f_contrasts": f_contrasts, "two_sided": two_sided, "scheme": scheme}
+    tests = parse_tests(design, contrasts, min_count=min_count, **options)
+    kind = rearrangement_kind(tests) if rearrangement == "auto" else rearrangement
+    plan = plan_rearrangements(design_array(design), n_perm, kind, within=within, whole=whole, seed=random_state)
+    return plan, parse_tests(design, contrasts, invariant=plan.invariant, min_count=min_count, **options)
+
+
+def parse_tests(
+    design: pd.DataFrame,
+    contrasts: Mapping[str, Any],
+    *,
+    f_contrasts: Sequence[str] = (),
+    two_sided: bool = True,
+    scheme: str = "freedman-lane",
+    invariant: Array | None = None,
+    min_count: int = 1,
+) -> dict[str, Test]:
+    """Tests of contrasts of a design.
+
+    Parameters
+    ----------
+    design : (n, p) DataFrame
+        Design.
+    contrasts : mapping of str to contrast
+        Name to expression or weights.
+    f_contrasts : sequence of str
+        Names of those that are F contrasts; those with several rows are.
+    two_sided : bool
+        Of t contrasts.
+    scheme : str
+        One of :data:`~daskglm.kernels.permutation.SCHEMES`.
+    invariant : (n, b) float64, optional
+        What no rearrangement changes.
+    min_count : int
+        Images that a voxel must have.
+
+    Returns
+    -------
+    dict of str to Test
+
+    Raises
+    ------
+    ContrastError, ParameterError
+        Where a contrast cannot be tested, or the scheme is unknown.
+    """
+    if scheme not in SCHEMES:
+        raise ParameterError(f"schemes are {listing(SCHEMES)}, but {scheme!r} was asked for")
+    matrix = design_array(design)
+    basis = orthonormal_basis(matrix)
+    columns = [str(name) for name in design.columns]
+    tests = {}
+    for name, definition in contrasts.items():
+        weights = contrast_matrix(definition, columns, design.attrs.get("terms", {}))
+        if not is_estimable(weights, basis):
+            raise ContrastError(
+                f"contrast {name!r} is not estimable: the design cannot tell apart the regressors it compares; "
+                "remove linearly dependent columns"
+            )
+        parts = partition(matrix, weights, invariant)
+        if parts.degrees_of_freedom < 1:
+            raise ContrastError(
+                f"a test needs a degree of freedom, but {len(matrix)} images and {basis.rank} regressors leave none"
+            )
+        signed = name not in f_contrasts and len(weights) == 1
+        tests[str(name)] = Test(parts, signed, two_sided, scheme, min_count=min_count)
+    if not tests:
+        raise ContrastError(f"give at least one contrast of the regressors {listing(columns)}")
+    return tests
+
+
+def rearrangement_kind(tests: Mapping[str, Test]) -> str:
+    """Sign flips where constants are tested, else permutations.
+
+    Parameters
+    ----------
+    tests : mapping of str to Test
+        Tests.
+
+    Returns
+    -------
+    {"permutation", "sign_flip"}
+
+    Raises
+    ------
+    ParameterError
+        Where some need one and some the other.
+    """
+    constant = [
+        name
+        for name, test in tests.items()
+        if np.ptp(test.parts.raw, axis=0).max() < 1e-10 * np.abs(test.parts.raw).max()
+    ]
+    if constant and len(constant) < len(tests):
+        raise ParameterError(
+            f"contrasts {listing(constant)} test a constant, which needs sign flips, and others permutations; test "
+            "them apart, or say which by `rearrangement`"
+        )
+    return "sign_flip" if constant else "permutation"
+
+
+def cluster_threshold(test: Test, p: float | None) -> float | None:
+    """The statistic at a cluster-forming p.
+
+    Parameters
+    ----------
+    test : Test
+        Test, on its scale.
+    p : float or None
+        P of t or F; of the standard normal or chi-squared distribution where voxels lack images.
+
+    Returns
+    -------
+    float or None
+        None for None.
+
+    Raises
+    ------
+    ParameterError
+        Where p is none.
+    """
+    if p is None:
+        return None
+    if not 0 < p < 1:
+        raise ParameterError(f"threshold is a cluster-forming p between 0 and 1, but it is {p!r}")
+    freedom, n_tested = test.parts.degrees_of_freedom, test.parts.tested.shape[1]
+    if test.signed:
+        tail = p / 2 if test.two_sided else p
+        return float(stats.norm.isf(tail) if test.uneven else stats.t.isf(tail, freedom))
+    return float(stats.chi2.isf(p, n_tested) if test.uneven else stats.f.isf(p, n_tested, freedom))

@@ -1,0 +1,255 @@
+"""Blocks of voxels under rearrangements: tile by tile, in products whose operands do not depend on the blocks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from daskglm.kernels.incomplete import Incomplete, incomplete, incomplete_shares, weighed_rows
+from daskglm.kernels.moments import Array
+from daskglm.kernels.permutation import (
+    Partition,
+    even_scale,
+    exceedances,
+    rearranged,
+    residuals,
+    shares,
+    statistics,
+)
+
+# Voxels that are multiplied together. The voxels of a tile are always the same, counted from the first voxel of
+# the map: so a product has the same operands, and the same bits, whatever the chunks of the images.
+TILE = 1024
+# Rows of a product, about: rearrangements are taken together in batches that are filled up, for the same reason.
+_ROWS = 512
+_BATCH = (8, 128)
+
+
+@dataclass(frozen=True)
+class Test:
+    """A test that is repeated under rearrangements.
+
+    Attributes
+    ----------
+    parts : Partition
+        What is tested.
+    signed : bool
+        t; else F.
+    two_sided : bool
+        Of t: either sign counts.
+    scheme : str
+        Which regressors are rearranged, one of ``permutation.SCHEMES``.
+    uneven : bool
+        Voxels have different numbers of images: statistics are brought to one scale.
+    min_count : int
+        Images that a voxel must have.
+    """
+
+    parts: Partition
+    signed: bool
+    two_sided: bool
+    scheme: str
+    uneven: bool = False
+    min_count: int = 1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Voxels that are multiplied together.
+
+    Attributes
+    ----------
+    voxels : slice
+        Where they are in their block.
+    complete : (C,) int64
+        Those with all images, counted from the first.
+    values : (n, C) array
+        Their residuals.
+    gaps : (G,) int64
+        Those with some images.
+    others : Incomplete or None
+        What is known of these.
+    """
+
+    voxels: slice
+    complete: NDArray[np.int64]
+    values: NDArray[np.floating]
+    gaps: NDArray[np.int64]
+    others: Incomplete | None
+
+
+def make_tiles(values: NDArray[np.floating], test: Test, dtype: DTypeLike = np.float32) -> list[Tile]:
+    """Prepare a block of voxels.
+
+    Parameters
+    ----------
+    values : (n, V) array
+        Images; the first voxel begins a tile. What is not finite is missing.
+    test : Test
+        Test.
+    dtype : dtype
+        Of what is multiplied.
+
+    Returns
+    -------
+    list of Tile
+    """
+    made = []
+    for start in range(0, values.shape[1], TILE):
+        part = slice(start, min(start + TILE, values.shape[1]))
+        tile = values[:, part].astype(np.float64)
+        count = np.isfinite(tile).sum(axis=0)
+        complete = np.flatnonzero(count == len(tile))
+        left = residuals(test.parts, tile[:, complete], test.scheme, dtype)
+        vary = left.any(axis=0)
+        gaps = np.flatnonzero((count < len(tile)) & (count >= test.min_count))
+        others = None
+        if gaps.size:
+            others = incomplete(tile[:, gaps], test.parts.nuisance, test.parts.tested.shape[1], dtype)
+        made.append(Tile(part, complete[vary], np.ascontiguousarray(left[:, vary]), gaps, others))
+    return made
+
+
+def observe(values: NDArray[np.floating], test: Test) -> tuple[Array, Array, NDArray[np.int64]]:
+    """The statistic of the data as they are, in double precision.
+
+    Parameters
+    ----------
+    values : (n, V) array
+        Images.
+    test : Test
+        Test.
+
+    Returns
+    -------
+    share : (V,) float64
+        Partial correlation or share of variance; NaN where nothing can be tested.
+    freedom : (V,) float64
+        Degrees of freedom of the error.
+    count : (V,) int64
+        Images of each voxel.
+    """
+    n_rows, n_voxels = values.shape
+    share, freedom = np.full(n_voxels, np.nan), np.full(n_voxels, np.nan)
+    index, sign = np.arange(n_rows)[None], np.ones((1, n_rows))
+    # Of the data as they are all schemes say the same, but for ter Braak, whose residuals know the effect.
+    plain = Test(test.parts, test.signed, test.two_sided, "smith", min_count=test.min_count)
+    tiles = make_tiles(values, plain, np.float64)
+    for tile, found in zip(tiles, _shares_of(tiles, plain, index, sign, np.float64), strict=True):
+        share[tile.voxels] = found[0]
+        freedom[tile.voxels][tile.complete] = test.parts.degrees_of_freedom
+        if tile.others is not None:
+            freedom[tile.voxels][tile.gaps] = tile.others.freedom
+    freedom[~(freedom > 0)] = np.nan
+    share[np.isnan(freedom)] = np.nan
+    return share, freedom, np.isfinite(values).sum(axis=0)
+
+
+def on_scale(share: NDArray[np.floating], test: Test, freedom: int | NDArray[np.floating]) -> NDArray[np.floating]:
+    """The statistic that is compared between voxels and rearrangements.
+
+    Parameters
+    ----------
+    share : (..., V) array
+        Partial correlations or shares of variance.
+    test : Test
+        Test.
+    freedom : int or (V,) array
+        Degrees of freedom.
+
+    Returns
+    -------
+    (..., V) array
+        t or F; where voxels have different numbers of images, :func:`~daskglm.kernels.permutation.even_scale`.
+    """
+    n_tested = test.parts.tested.shape[1]
+    return (even_scale if test.uneven else statistics)(share, n_tested, freedom, test.signed)
+
+
+def permute(
+    tiles: list[Tile], test: Test, index: NDArray[np.int64], sign: Array, observed: Array | None = None,
+    maps: NDArray[np.float32] | None = None, dtype: DTypeLike = np.float32,
+) -> tuple[Array, NDArray[np.int64]]:  # fmt: skip
+    """Statistics of a block under rearrangements.
+
+    Parameters
+    ----------
+    tiles : list of Tile
+        The block, from :func:`make_tiles`; V voxels.
+    test : Test
+        Test.
+    index, sign : (m, n)
+        Rearrangements.
+    observed : (V,) float64, optional
+        Statistic of the data, for the counts.
+    maps : (m, V) float32, optional
+        To be filled with the statistics; NaN where there is none.
+    dtype : dtype
+        Of the products.
+
+    Returns
+    -------
+    maxima : (m,) float64
+        Largest statistic of the block, by magnitude where the test is two-sided; minus infinity where there is none.
+    counts : (V,) int64
+        How many statistics are at least the observed one.
+    """
+    width = test.parts.tested.shape[1] + test.parts.moving.shape[1]
+    together = int(np.clip(_ROWS // width, *_BATCH))
+    n_voxels = tiles[-1].voxels.stop if tiles else 0
+    maxima, counts = np.full(len(index), -np.inf), np.zeros(n_voxels, dtype=np.int64)
+    two_sided = test.signed and test.two_sided
+    for start in range(0, len(index), together):
+        part = slice(start, min(start + together, len(index)))
+        # A batch is filled up: the shape of a product must not depend on how many are asked for.
+        rows = np.resize(np.arange(part.start, part.stop), together)
+        for tile, share in zip(tiles, _shares_of(tiles, test, index[rows], sign[rows], dtype), strict=True):
+            stats = _stats_of(tile, share[: part.stop - start], test)
+            if maps is not None:
+                maps[part, tile.voxels] = stats
+            if two_sided:
+                np.abs(stats, out=stats)
+            with np.errstate(invalid="ignore"):
+                top = np.fmax.reduce(stats, axis=1, initial=-np.inf)
+                np.maximum(maxima[part], top, out=maxima[part])
+                if observed is not None:
+                    seen = np.abs(observed[tile.voxels]) if two_sided else observed[tile.voxels]
+                    counts[tile.voxels] += exceedances(stats, seen.astype(dtype))
+    return maxima, counts
+
+
+def _shares_of(
+    tiles: list[Tile], test: Test, index: NDArray[np.int64], sign: Array, dtype: DTypeLike
+) -> Iterator[NDArray[np.floating]]:
+    """Shares (B, W) of each tile; NaN where there is nothing to test."""
+    parts, n_tested = test.parts, test.parts.tested.shape[1]
+    rows = rearranged(parts, index, sign, test.scheme, dtype)
+    flat = rows.reshape(-1, rows.shape[2])
+    moved = weighed = None
+    for tile in tiles:
+        size = tile.voxels.stop - tile.voxels.start
+        products = (flat @ tile.values).reshape(*rows.shape[:2], tile.complete.size)
+        share = shares(products, n_tested, test.signed)
+        if tile.complete.size == size:
+            yield share
+            continue
+        found = np.full((len(rows), size), np.nan, dtype=dtype)
+        found[:, tile.complete] = share
+        if tile.others is not None:
+            if moved is None or weighed is None:
+                base = parts.raw if test.scheme == "draper-stoneman" else parts.tested
+                moved = np.ascontiguousarray((base[index] * sign[:, :, None]).transpose(0, 2, 1), dtype=dtype)
+                weighed = weighed_rows(moved, parts.nuisance)
+            found[:, tile.gaps] = incomplete_shares(tile.others, moved, weighed, test.signed)
+            found[:, tile.gaps[tile.others.freedom <= 0]] = np.nan
+        yield found
+
+
+def _stats_of(tile: Tile, share: NDArray[np.floating], test: Test) -> NDArray[np.floating]:
+    """Statistics (B, W) of shares."""
+    if tile.others is None:
+        return on_scale(share, test, test.parts.degrees_of_freedom)
+    freedom = np.full(share.shape[1], float(test.parts.degrees_of_freedom))
+    freedom[tile.gaps] = tile.others.freedom
+    return on_scale(share, test, freedom)

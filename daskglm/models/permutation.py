@@ -1,0 +1,370 @@
+"""nilearn's functions of permutation tests: non_parametric_inference and permuted_ols."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from daskglm.design.matrix import check_design
+from daskglm.errors import ContrastError, DesignError, ImageError, listing
+from daskglm.inference.permutation import permutation_test
+from daskglm.io.tables import as_table
+from daskglm.models.functional import match_design
+from daskglm.models.inputs import Loaded, load_images, load_maps
+from daskglm.models.options import Options
+from daskglm.schema.datasets import images_dataset, space_of
+from daskglm.schema.space import VolumeSpace
+
+# nilearn's names of maps and ours.
+_NAMES = {
+    "t": "stat",
+    "logp_max_t": "logp_max_stat",
+    "logp_t": "logp_stat",
+    "logq_t": "logq_stat",
+    "cor_z_score": "z_max_stat",
+    "tfce": "tfce",
+    "logp_max_tfce": "logp_max_tfce",
+    "logp_tfce": "logp_tfce",
+    "size": "size",
+    "logp_max_size": "logp_max_size",
+    "mass": "mass",
+    "logp_max_mass": "logp_max_mass",
+}
+_NULLS = {
+    "h0_max_t": "h0_max_stat",
+    "h0_max_tfce": "h0_max_tfce",
+    "h0_max_size": "h0_max_size",
+    "h0_max_mass": "h0_max_mass",
+}
+
+
+def non_parametric_inference(
+    second_level_input: Any,
+    confounds: Any = None,
+    design_matrix: Any = None,
+    second_level_contrast: Any = None,
+    first_level_contrast: str | None = None,
+    mask: Any = None,
+    smoothing_fwhm: Any = None,
+    model_intercept: bool = True,
+    n_perm: int = 10_000,
+    two_sided_test: bool = False,
+    random_state: Any = None,
+    n_jobs: int | None = -1,
+    verbose: int = 0,
+    threshold: float | None = None,
+    tfce: bool | str = False,
+    **options: Any,
+) -> Any:
+    """Test a contrast across subjects by permutation, as nilearn's function of this name.
+
+    Parameters
+    ----------
+    second_level_input : paths, images, glob, store, images dataset, or DataFrame
+        As for :meth:`SecondLevelModel.fit <daskglm.SecondLevelModel.fit>`.
+    confounds : DataFrame, optional
+        Further columns of the design, matched by subject_label (or participant_id).
+    design_matrix : (n, p) DataFrame
+        Design in the order of the samples.
+    second_level_contrast : str, array or list, optional
+        Contrast of its columns; may be left out where there is one. Several rows are an F contrast.
+    first_level_contrast : str, optional
+        Which maps, where the input is a DataFrame that names several.
+    mask : image, path, fitted masker, False or None
+        Voxels to analyse.
+    smoothing_fwhm : float, 3 floats or None
+        Smoothing of each image, in mm.
+    model_intercept : bool
+        Add a constant to the nuisance, where the design has none and a constant is not what is tested.
+    n_perm : int
+        Rearrangements.
+    two_sided_test : bool
+        Either sign counts.
+    random_state : int, RandomState or None
+        Rearrangement i depends on it and i alone.
+    n_jobs : int or None
+        Threads in this process, where no ``distributed.Client`` is active. Results do not depend on it.
+    verbose : int
+        1 and more: a progress bar.
+    threshold : float, optional
+        Cluster-forming p: cluster size and mass are tested too.
+    tfce : bool or "stepwise"
+        Threshold-free cluster enhancement too; "stepwise" with nilearn's sum.
+    **options
+        Further arguments of :func:`permutation_test`: ``scheme``, ``rearrangement``, ``within``, ``whole``, ...
+
+    Returns
+    -------
+    Nifti1Image or dict
+        An image of -log10 corrected p, or with `threshold` or `tfce` nilearn's dictionary of images (``t``,
+        ``logp_max_t``, ``tfce``, ``logp_max_tfce``, ``size``, ``logp_max_size``, ``mass``, ``logp_max_mass``). It holds
+        uncorrected ``logp_t``, false discovery rates ``logq_t``, corrected z ``cor_z_score``, and the nulls
+        ``h0_max_...`` as arrays besides.
+
+    Raises
+    ------
+    ContrastError, DesignError, ImageError, ParameterError
+        Before the work, wherever it can be known.
+    """
+    loaded = images_of(
+        second_level_input, first_level_contrast, Options(mask, smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs)
+    )
+    if design_matrix is None:
+        raise DesignError("a permutation test needs a design; give design_matrix, a row an image")
+    design = match_design(as_table(design_matrix), loaded.images, loaded.ids_are_known)
+    design = _with_confounds(design, as_table(confounds), loaded)
+    check_design(design, loaded.images.sizes["sample"])
+    contrast = contrast_of(design, second_level_contrast)
+    if model_intercept:
+        design, contrast = _with_intercept(design, contrast)
+    maps = permutation_test(
+        loaded.images, design, {"contrast": contrast}, n_perm=n_perm, two_sided=two_sided_test,
+        random_state=seed_of(random_state), n_jobs=n_jobs, threshold=threshold, tfce=tfce, progress=verbose > 0,
+        **options,
+    )  # fmt: skip
+    images = permutation_images(maps, "contrast")
+    return images if threshold is not None or tfce else images["logp_max_t"]
+
+
+def permutation_images(maps: xr.Dataset, contrast: str) -> dict[str, Any]:
+    """Maps of one contrast as images, by nilearn's names, and its nulls as arrays.
+
+    Parameters
+    ----------
+    maps : xarray.Dataset
+        From :func:`permutation_test`.
+    contrast : str
+        Name of the contrast.
+
+    Returns
+    -------
+    dict
+        Images, outside the mask 0; ``h0_max_...`` of m numbers.
+    """
+    space, chosen = space_of(maps), maps.sel(contrast=contrast)
+    images: dict[str, Any] = {
+        name: space.to_image(np.asarray(chosen[ours].values), outside=0)
+        for name, ours in _NAMES.items()
+        if ours in chosen
+    }
+    return images | {name: np.asarray(chosen[ours].values) for name, ours in _NULLS.items() if ours in chosen}
+
+
+def permuted_ols(
+    tested_vars: ArrayLike,
+    target_vars: ArrayLike,
+    confounding_vars: ArrayLike | None = None,
+    model_intercept: bool = True,
+    n_perm: int = 10_000,
+    two_sided_test: bool = True,
+    random_state: Any = None,
+    n_jobs: int | None = -1,
+    verbose: int = 0,
+    masker: Any = None,
+    tfce: bool | str = False,
+    threshold: float | None = None,
+    output_type: str = "dict",
+    **options: Any,
+) -> dict[str, NDArray[Any]]:
+    """Test each of some variables by permutation, on arrays, as nilearn's function of this name.
+
+    Parameters
+    ----------
+    tested_vars : (n, R) or (n,) array-like
+        Variables, each tested by itself.
+    target_vars : (n, V) array-like
+        Data; what is not finite is missing.
+    confounding_vars : (n, q) array-like, optional
+        Nuisance of all tests.
+    model_intercept : bool
+        Add a constant to it, but where the tested variable is one.
+    n_perm, two_sided_test, random_state, n_jobs, verbose, tfce, threshold
+        As for :func:`non_parametric_inference`; n_perm of 0 gives ``t`` alone.
+    masker : fitted masker or VolumeSpace, optional
+        Where the V voxels are: needed for `tfce` and `threshold`.
+    output_type : {"dict"}
+        nilearn has no other.
+    **options
+        Further arguments of :func:`permutation_test`.
+
+    Returns
+    -------
+    dict of str to array
+        nilearn's keys: ``t, logp_max_t (R, V)``, ``h0_max_t (R, n_perm)``, and those of clusters and TFCE.
+
+    Raises
+    ------
+    DesignError, ImageError, ParameterError
+        Where shapes do not fit, or the space of the voxels is needed and not given.
+    """
+    values = np.asarray(target_vars)
+    tested = np.asarray(tested_vars, dtype=np.float64).reshape(len(np.asarray(tested_vars)), -1)
+    if values.ndim != 2 or len(tested) != len(values):
+        raise DesignError(
+            f"target_vars is (n, V) and tested_vars (n, R), but they are {values.shape} and {tested.shape}"
+        )
+    if (tfce or threshold is not None) and masker is None:
+        raise ImageError("clusters and TFCE need to know where voxels are; give masker")
+    space, order = _space_of_masker(masker, values.shape[1])
+    images = images_dataset(values[:, order], [str(row) for row in range(len(values))], space)
+    found = []
+    for column in tested.T:
+        design = _design_of_arrays(column, confounding_vars, model_intercept)
+        maps = permutation_test(
+            images, design, {"tested": np.eye(design.shape[1])[0]}, n_perm=n_perm, two_sided=two_sided_test,
+            random_state=seed_of(random_state), n_jobs=n_jobs, threshold=threshold, tfce=tfce, min_coverage=0.0,
+            progress=verbose > 0, **options,
+        )  # fmt: skip
+        found.append(maps)
+    given = np.argsort(order)
+    result = {
+        name: np.concatenate([maps[ours].values for maps in found])[:, given]
+        for name, ours in _NAMES.items()
+        if ours in found[0]
+    }
+    return result | {
+        name: np.concatenate([maps[ours].values for maps in found]) for name, ours in _NULLS.items() if ours in found[0]
+    }
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed from what nilearn takes as random_state.
+
+    Parameters
+    ----------
+    random_state : int, RandomState, Generator or None
+        None: another one each time.
+
+    Returns
+    -------
+    int
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31 - 1))
+    return int(random_state)
+
+
+def images_of(given: Any, first_level_contrast: str | None, options: Options) -> Loaded:
+    """Images of a second level, of one first-level contrast.
+
+    Parameters
+    ----------
+    given : paths, images, glob, store, images dataset, or DataFrame
+        Input of a second level.
+    first_level_contrast : str or None
+        Which maps, where a DataFrame names several.
+    options : Options
+        Mask, smoothing, resampling.
+
+    Returns
+    -------
+    Loaded
+
+    Raises
+    ------
+    ContrastError
+        Where the input has no such maps.
+    """
+    if not isinstance(given, pd.DataFrame):
+        return load_images(given, options)
+    loaded: Mapping[str | None, Loaded] = load_maps(given, options)
+    if first_level_contrast in loaded:
+        return loaded[first_level_contrast]
+    if len(loaded) == 1 and first_level_contrast is None:
+        return next(iter(loaded.values()))
+    raise ContrastError(
+        f"the input has maps of {listing(map(str, loaded))}, but first_level_contrast is {first_level_contrast!r}; "
+        "name one of them"
+    )
+
+
+def contrast_of(design: pd.DataFrame, contrast: Any) -> Any:
+    """A contrast; the only column where none is given.
+
+    Parameters
+    ----------
+    design : (n, p) DataFrame
+        Design.
+    contrast : str, array, list or None
+        Contrast.
+
+    Returns
+    -------
+    str, array or list
+
+    Raises
+    ------
+    ContrastError
+        Where none is given and the design has several columns.
+    """
+    if contrast is not None:
+        return contrast
+    if design.shape[1] != 1:
+        raise ContrastError(f"a contrast is needed where the design has several columns: {listing(design.columns)}")
+    return str(design.columns[0])
+
+
+def _with_confounds(design: pd.DataFrame, confounds: pd.DataFrame | None, loaded: Loaded) -> pd.DataFrame:
+    """A design with further columns, by subject."""
+    if confounds is None:
+        return design
+    key = next((name for name in ("subject_label", "participant_id") if name in confounds), None)
+    if key is None:
+        raise DesignError("confounds name their subjects in a column subject_label or participant_id; add it")
+    table = confounds.set_index(confounds[key].astype(str)).drop(columns=[key])
+    names = [str(name) for name in loaded.images["sample"].values]
+    absent = [name for name in names if name not in table.index]
+    if absent:
+        raise DesignError(f"confounds have a row a subject, but {listing(absent)} have none")
+    columns = [name for name in table if name not in design]
+    return pd.concat([design.reset_index(drop=True), table.loc[names, columns].reset_index(drop=True)], axis=1)
+
+
+def _with_intercept(design: pd.DataFrame, contrast: Any) -> tuple[pd.DataFrame, Any]:
+    """A design that spans the constant, and the contrast for it."""
+    matrix = design.to_numpy(dtype=np.float64)
+    left = np.ones(len(matrix)) - matrix @ np.linalg.lstsq(matrix, np.ones(len(matrix)), rcond=None)[0]
+    if np.abs(left).max() < 1e-10:
+        return design, contrast
+    wider = design.assign(**{"intercept" if "intercept" not in design else "_intercept": 1.0})
+    if not isinstance(contrast, (str, pd.Series, pd.DataFrame)) and not _is_texts(contrast):
+        weights = np.atleast_2d(np.asarray(contrast, dtype=np.float64))
+        contrast = np.pad(weights, ((0, 0), (0, wider.shape[1] - weights.shape[1])))
+    return wider, contrast
+
+
+def _is_texts(contrast: Any) -> bool:
+    """Whether a contrast is a list of expressions."""
+    return isinstance(contrast, (list, tuple)) and all(isinstance(row, str) for row in contrast)
+
+
+def _space_of_masker(masker: Any, n_voxels: int) -> tuple[VolumeSpace, NDArray[np.int64]]:
+    """Where voxels are, in a row where nobody says, and their order in the space: nilearn's maskers have another."""
+    if isinstance(masker, VolumeSpace):
+        return masker, np.arange(n_voxels)
+    if masker is None:
+        row = nib.Nifti1Image(np.empty((n_voxels, 1, 1), dtype=np.uint8), np.eye(4))
+        return VolumeSpace.from_image(row), np.arange(n_voxels)
+    image = masker.mask_img_
+    space = VolumeSpace.from_image(image, np.asanyarray(image.dataobj) != 0)
+    return space, np.argsort(space.c_order)
+
+
+def _design_of_arrays(tested: NDArray[np.float64], confounds: Any, model_intercept: bool) -> pd.DataFrame:
+    """Design of one tested variable and its nuisance."""
+    columns = {"tested": tested}
+    if confounds is not None:
+        nuisance = np.asarray(confounds, dtype=np.float64).reshape(len(tested), -1)
+        columns |= {f"confound_{number}": column for number, column in enumerate(nuisance.T)}
+    constant = any(np.ptp(column) == 0 for column in columns.values())
+    if model_intercept and not constant:
+        columns["intercept"] = np.ones(len(tested))
+    return pd.DataFrame(columns)

@@ -1,0 +1,240 @@
+"""A whole permutation analysis: images and a table in, a folder of corrected maps out."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from daskglm.design.matching import select_participants
+from daskglm.errors import DesignError, listing
+from daskglm.inference.permutation import permutation_test
+from daskglm.io.provenance import software
+from daskglm.io.results import PROVENANCE, prepare_output, write_results
+from daskglm.io.tables import as_table
+from daskglm.models.functional import design_of_formula
+from daskglm.models.group import all_contrasts, description, with_samples
+from daskglm.models.inputs import fingerprint, load_images
+from daskglm.models.options import Options
+from daskglm.schema.datasets import participants_of, sample_names, space_of
+from daskglm.schema.names import bids_labels
+
+# Maps by the end of their names; {} is t or F.
+_MAPS = {
+    "stat": "{}",
+    "scaled_stat": "{}scaled",
+    "logp_stat": "{}logp",
+    "logq_stat": "{}logq",
+    "logp_max_stat": "{}logpmax",
+    "z_max_stat": "{}zmax",
+    "logp_across_stat": "{}logpacross",
+    "size": "size",
+    "logp_max_size": "sizelogpmax",
+    "mass": "mass",
+    "logp_max_mass": "masslogpmax",
+    "tfce": "tfce",
+    "logp_tfce": "tfcelogp",
+    "logp_max_tfce": "tfcelogpmax",
+}
+_KEPT = ".permutations"
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class PermutationResult:
+    """What a permutation analysis found and where it was written.
+
+    Attributes
+    ----------
+    folder : str
+        The result folder.
+    files : list of str
+        Paths written.
+    design : DataFrame
+        Design in the order of the samples.
+    maps : xarray.Dataset
+        From :func:`permutation_test`.
+    thresholds : DataFrame
+        For each contrast and statistic the value that 5% of the nulls reach, the observed maximum, its corrected p and
+        the number of voxels with p <= 0.05.
+    seconds : float
+        Time it took.
+    """
+
+    folder: str
+    files: list[str]
+    design: pd.DataFrame
+    maps: xr.Dataset
+    thresholds: pd.DataFrame
+    seconds: float
+
+
+def permutation_analysis(
+    images: Any,
+    output: str,
+    formula: str,
+    contrasts: Mapping[str, str],
+    *,
+    f_contrasts: Mapping[str, str] | None = None,
+    participants: Any = None,
+    within: str | None = None,
+    whole: str | None = None,
+    mask: Any = None,
+    missing: str = "nan",
+    min_coverage: float = 0.5,
+    smoothing_fwhm: Any = None,
+    n_jobs: int | None = -1,
+    overwrite: bool = False,
+    progress: bool = False,
+    **test: Any,
+) -> PermutationResult:
+    """Test contrasts across subjects by permutation, and write their maps in BIDS form.
+
+    Finished rearrangements are kept in the folder: the same analysis again, after an interruption or with a larger
+    `n_perm`, goes on from there.
+
+    Parameters
+    ----------
+    images : glob, list of paths, or store
+        One image a subject.
+    output : str
+        Result folder.
+    formula : str
+        Design from the participants: "~ age + C(site)".
+    contrasts, f_contrasts : mapping of str to str
+        Name to expression.
+    participants : DataFrame or path, optional
+        Table with a column participant_id; a store brings its own.
+    within, whole : str, optional
+        Column of the participants that names blocks of exchangeability.
+    mask, missing, min_coverage, smoothing_fwhm, n_jobs
+        As in :class:`daskglm.SecondLevelModel`.
+    overwrite : bool
+        Replace results of another analysis in the folder.
+    progress : bool
+        Show rearrangements done and time left on standard error.
+    **test
+        Further arguments of :func:`permutation_test`: ``n_perm``, ``threshold``, ``tfce``, ``scheme``, ...
+
+    Returns
+    -------
+    PermutationResult
+        With files ``contrast-<name>_stat-<t|F><|logp|logq|logpmax|zmax>_statmap.nii.gz``, with `threshold`
+        ``stat-<size|mass><|logpmax>``, with `tfce` ``stat-tfce<|logp|logpmax>``, ``contrast-<name>_nulls.tsv``,
+        ``thresholds.tsv``, ``n.nii.gz``, ``mask.nii.gz``, ``design.tsv`` and ``provenance.json``.
+
+    Raises
+    ------
+    DaskGLMError
+        Names the rule, the values and the remedy; before images are read wherever it can be known.
+    """
+    started = time.time()
+    definitions, kinds = all_contrasts(contrasts, f_contrasts or {}, "permutation")
+    labels = bids_labels(definitions)
+    options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
+    loaded = load_images(images, options)
+    design = design_of_formula(formula, participants, loaded.images)
+    blocks: dict[str, Any] = {
+        "within": _column(within, participants, loaded.images),
+        "whole": _column(whole, participants, loaded.images),
+    }
+    what = [fingerprint(loaded), missing, min_coverage, smoothing_fwhm, space_of(loaded.images).voxels]
+    same = {name: value for name, value in test.items() if name not in ("n_perm", "stop_at", "tail")}
+    analysis = str(joblib.hash([what, design.to_numpy(), list(design.columns), definitions, kinds, blocks, same]))
+    prepare_output(output, overwrite or _holds(output, analysis))
+    maps = permutation_test(
+        loaded.images, design, definitions, f_contrasts=list(kinds), min_coverage=min_coverage, n_jobs=n_jobs,
+        folder=os.path.join(output, _KEPT), fingerprint=what, progress=progress, **blocks, **test,
+    )  # fmt: skip
+    thresholds = _thresholds(maps)
+    tables = {"design.tsv": with_samples(design), "thresholds.tsv": thresholds, **_nulls(maps, labels)}
+    provenance = {
+        "software": software(),
+        "command": sys.argv[1:],
+        "analysis": analysis,
+        "images": loaded.sources,
+        "samples": sample_names(loaded.images),
+        "parameters": {"formula": formula, "contrasts": definitions, "f_contrasts": list(kinds), "within": within,
+                       "whole": whole, "missing": missing, "min_coverage": min_coverage,
+                       "smoothing_fwhm": smoothing_fwhm, **test},
+        "rearrangements": {"done": int(maps.attrs["n_perm"]), "exhaustive": bool(maps.attrs["exhaustive"])},
+        "seconds": round(time.time() - started, 3),
+    }  # fmt: skip
+    documents = {"dataset_description.json": description("permutation")}
+    files = write_results(output, _images(maps, labels), tables, documents, provenance)
+    return PermutationResult(output, files, design, maps, thresholds, time.time() - started)
+
+
+def _column(name: str | None, participants: Any, images: xr.Dataset) -> NDArray[Any] | None:
+    """A column of the participants, in the order of the samples."""
+    if name is None:
+        return None
+    table = as_table(participants)
+    table = participants_of(images) if table is None else table
+    if table is None:
+        raise DesignError(f"blocks of {name!r} need a participants table; give --participants (participants in Python)")
+    table = select_participants(table, sample_names(images))
+    if name not in table:
+        raise DesignError(f"the participants have no column {name!r}; there are {listing(map(str, table.columns))}")
+    return np.asarray(table[name])
+
+
+def _holds(output: str, analysis: str) -> bool:
+    """Whether a folder holds results of this analysis."""
+    try:
+        with open(os.path.join(output, PROVENANCE), encoding="utf-8") as file:
+            return bool(json.load(file).get("analysis") == analysis)
+    except (OSError, ValueError):
+        return False
+
+
+def _thresholds(maps: xr.Dataset) -> pd.DataFrame:
+    """What 5% of the nulls reach, and what the data reach."""
+    rows = []
+    for name in maps["contrast"].values:
+        chosen = maps.sel(contrast=name)
+        for null in [str(key) for key in maps.data_vars if str(key).startswith("h0_max_")]:
+            statistic = null.removeprefix("h0_max_")
+            p = 10 ** -chosen[f"logp_max_{statistic}"].values
+            label, shown = statistic, statistic
+            if statistic == "stat":
+                label = str(chosen["stat_type"].values)
+            if statistic == "stat" and "scaled_stat" in chosen:
+                label, shown = f"{label}, scaled", "scaled_stat"
+            observed = np.fmax.reduce(np.abs(chosen[shown].values))
+            level = np.quantile(chosen[null].values, 1 - _ALPHA, method="higher")
+            rows.append((str(name), label, level, observed, np.fmin.reduce(p), int((p <= _ALPHA).sum())))
+    columns = ["contrast", "statistic", "threshold", "observed_maximum", "smallest_p", "voxels"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _nulls(maps: xr.Dataset, labels: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """File name -> null distributions of a contrast, a column a statistic."""
+    names = [str(key) for key in maps.data_vars if str(key).startswith("h0_max_")]
+    return {
+        f"contrast-{label}_nulls.tsv": pd.DataFrame({key: maps[key].sel(contrast=name).values for key in names})
+        for name, label in labels.items()
+    }
+
+
+def _images(maps: xr.Dataset, labels: Mapping[str, str]) -> dict[str, Any]:
+    """File name -> image."""
+    space = space_of(maps)
+    images: dict[str, Any] = {}
+    for name, label in labels.items():
+        chosen = maps.sel(contrast=name)
+        for kind, end in _MAPS.items():
+            if kind in chosen:
+                file = f"contrast-{label}_stat-{end.format(chosen['stat_type'].values)}_statmap.nii.gz"
+                images[file] = space.to_image(np.asarray(chosen[kind].values), outside=0)
+    images["n.nii.gz"] = space.to_image(maps["n"].values.astype(np.int32))
+    images["mask.nii.gz"] = space.mask_image()
+    return images
