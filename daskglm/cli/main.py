@@ -146,6 +146,7 @@ def group(
               help="auto: sign flips where a constant is tested.")  # fmt: skip
 @click.option("--within", help="Column of the participants: rows change places within its blocks only.")
 @click.option("--whole", help="Column of the participants: its blocks change places as wholes.")
+@click.option("--variance-groups", help="Column of the participants: groups with variances of their own.")
 @click.option("--cluster-threshold", "threshold", type=float, help="Cluster-forming p: cluster size and mass too.")
 @click.option("--tfce", is_flag=True, help="Threshold-free cluster enhancement too.")
 @click.option("--connectivity", type=click.Choice(["6", "18", "26"]), default="6", help="Neighbours of a voxel.")

@@ -38,6 +38,7 @@ def permutation_test(
     rearrangement: str = "auto",
     within: Any = None,
     whole: Any = None,
+    variance_groups: Any = None,
     threshold: float | None = None,
     tfce: bool | str = False,
     connectivity: int = 6,
@@ -76,6 +77,9 @@ def permutation_test(
         Rows change places, signs, or both. "auto": sign flips where a constant is tested.
     within, whole : (n,) array, optional
         Blocks of exchangeability: rows change places within them, or blocks as wholes.
+    variance_groups : (n,) array, optional
+        Groups with variances of their own: Aspin and Welch's v and G (Winkler et al. 2014) take the place of t and F.
+        Voxels that some images lack are not tested then.
     threshold : float, optional
         Cluster-forming p, for cluster extent and mass.
     tfce : bool or "stepwise"
@@ -124,7 +128,8 @@ def permutation_test(
     of :func:`~daskglm.kernels.permutation.even_scale`, for voxels differ in degrees of freedom.
     """
     plan, tests = plan_tests(
-        design, contrasts, f_contrasts, two_sided, scheme, rearrangement, n_perm, within, whole, random_state,
+        design, contrasts, f_contrasts, two_sided, scheme, rearrangement, n_perm, within, whole, variance_groups,
+        random_state,
         fewest(min_coverage, len(design)),
     )  # fmt: skip
     blocks = voxel_blocks(lazy_array(images["data"].transpose("sample", "voxel")), n_jobs)
@@ -207,7 +212,8 @@ def _key(
 ) -> str:
     """Hash of all that the numbers of a rearrangement depend on."""
     what = [
-        [(name, vars(test.parts), test.signed, test.two_sided, test.scheme, test.uneven, test.min_count)
+        [(name, vars(test.parts), test.signed, test.two_sided, test.scheme, test.uneven, test.min_count,
+          None if test.groups is None else test.groups.members)
          for name, test in tests.items()],
         plan.groups, plan.kind, plan.seed, plan.exhaustive, plan.labels if plan.exhaustive else None,
         None if on_map is None else (on_map.thresholds, on_map.tfce, on_map.extent, on_map.height, connectivity),

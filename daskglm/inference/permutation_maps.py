@@ -14,8 +14,7 @@ from daskglm.kernels.clusters import cluster_maps, largest_cluster
 from daskglm.kernels.distributions import f_z_score, t_z_score
 from daskglm.kernels.moments import Array
 from daskglm.kernels.null import corrected_p, counted_p, false_discovery_q, z_of_p
-from daskglm.kernels.permutation import statistics
-from daskglm.kernels.permutation_blocks import Test, on_scale
+from daskglm.kernels.permutation_blocks import Test, as_statistic, on_scale
 from daskglm.kernels.tfce import Grid, enhance, enhance_stepwise
 
 
@@ -169,8 +168,8 @@ def label_maps(
         maps.setdefault(name, []).append(np.asarray(values, dtype=np.float64))
 
     for number, test in enumerate(tests.values()):
-        n_tested, freedom = test.parts.tested.shape[1], seen.freedom[number]
-        stat, level = statistics(seen.share[number], n_tested, freedom, test.signed), levels[number]
+        freedom = seen.freedom[number]
+        stat, level = as_statistic(seen.share[number], test, freedom), levels[number]
         two_sided = test.signed and test.two_sided
         size_of = np.abs(level) if two_sided else level
         uncorrected = np.where(np.isnan(level), np.nan, counted_p(total.counts["stat"][number], total.n_perm))

@@ -1,31 +1,37 @@
 """Contrasts of a design -> tests and the rearrangements that they allow."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import design_array
 from daskglm.design.rearrangements import Rearrangements, plan_rearrangements
-from daskglm.errors import ContrastError, ParameterError, listing
+from daskglm.errors import ContrastError, DesignError, ParameterError, listing
 from daskglm.kernels.basis import is_estimable, orthonormal_basis
 from daskglm.kernels.moments import Array
 from daskglm.kernels.permutation import SCHEMES, partition
 from daskglm.kernels.permutation_blocks import Test
+from daskglm.kernels.variance_groups import variance_groups as make_groups
 
 
 def plan_tests(
     design: pd.DataFrame, contrasts: Mapping[str, Any], f_contrasts: Sequence[str], two_sided: bool, scheme: str,
-    rearrangement: str, n_perm: int, within: Any, whole: Any, random_state: int, min_count: int,
+    rearrangement: str, n_perm: int, within: Any, whole: Any, variance_groups: Any, random_state: int,
+    min_count: int,
 ) -> tuple[Rearrangements, dict[str, Test]]:  # fmt: skip
     """The rearrangements and the tests of :func:`permutation_test`, before anything is read.
 
     Parameters
     ----------
-    design, contrasts, f_contrasts, two_sided, scheme, rearrangement, n_perm, within, whole, random_state
+    design, contrasts, f_contrasts, two_sided, scheme, rearrangement, n_perm
+        As for :func:`permutation_test`.
+    within, whole, variance_groups, random_state
         As for :func:`permutation_test`.
     min_count : int
         Images that a voxel must have.
@@ -44,7 +50,29 @@ def plan_tests(
     tests = parse_tests(design, contrasts, min_count=min_count, **options)
     kind = rearrangement_kind(tests) if rearrangement == "auto" else rearrangement
     plan = plan_rearrangements(design_array(design), n_perm, kind, within=within, whole=whole, seed=random_state)
-    return plan, parse_tests(design, contrasts, invariant=plan.invariant, min_count=min_count, **options)
+    tests = parse_tests(design, contrasts, invariant=plan.invariant, min_count=min_count, **options)
+    return plan, tests if variance_groups is None else _with_groups(tests, plan, np.asarray(variance_groups))
+
+
+def _with_groups(tests: dict[str, Test], plan: Rearrangements, names: NDArray[Any]) -> dict[str, Test]:
+    """Tests of groups with variances of their own."""
+    if names.shape != (plan.n_rows,):
+        raise DesignError(f"variance groups have a name a row, but there are {names.size} for {plan.n_rows} rows")
+    numbers = np.unique(names.astype(str), return_inverse=True)[1].reshape(-1)
+    if plan.kind != "sign_flip" and any((numbers[group] != numbers[group[0]]).any() for group in plan.groups):
+        raise ParameterError(
+            "rows that change places have one variance, but variance groups are mixed; give `within` the same groups, "
+            "or flip signs"
+        )
+    if any(test.scheme not in ("freedman-lane", "ter-braak") for test in tests.values()):
+        raise ParameterError("variance groups need residuals that are permuted; use the scheme freedman-lane")
+    made = {}
+    for name, test in tests.items():
+        groups = make_groups(test.parts, numbers)
+        if (groups.freedom < 1e-8).any():
+            raise DesignError(f"variance groups need residuals, but contrast {name!r} leaves one without; merge it")
+        made[name] = replace(test, groups=groups)
+    return made
 
 
 def parse_tests(

@@ -1,7 +1,7 @@
 """Blocks of voxels under rearrangements: tile by tile, in products whose operands do not depend on the blocks."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -17,6 +17,7 @@ from daskglm.kernels.permutation import (
     shares,
     statistics,
 )
+from daskglm.kernels.variance_groups import VarianceGroups, group_statistics, grouped_rows
 
 # Voxels that are multiplied together. The voxels of a tile are always the same, counted from the first voxel of
 # the map: so a product has the same operands, and the same bits, whatever the chunks of the images.
@@ -44,6 +45,8 @@ class Test:
         Voxels have different numbers of images: statistics are brought to one scale.
     min_count : int
         Images that a voxel must have.
+    groups : VarianceGroups or None
+        Groups with variances of their own: v and G take the place of t and F, at voxels that all images have.
     """
 
     parts: Partition
@@ -52,6 +55,7 @@ class Test:
     scheme: str
     uneven: bool = False
     min_count: int = 1
+    groups: VarianceGroups | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def make_tiles(values: NDArray[np.floating], test: Test, dtype: DTypeLike = np.f
         complete = np.flatnonzero(count == len(tile))
         left = residuals(test.parts, tile[:, complete], test.scheme, dtype)
         vary = left.any(axis=0)
-        gaps = np.flatnonzero((count < len(tile)) & (count >= test.min_count))
+        gaps = np.flatnonzero((count < len(tile)) & (count >= test.min_count) & (test.groups is None))
         others = None
         if gaps.size:
             others = incomplete(tile[:, gaps], test.parts.nuisance, test.parts.tested.shape[1], dtype)
@@ -124,7 +128,7 @@ def observe(values: NDArray[np.floating], test: Test) -> tuple[Array, Array, NDA
     Returns
     -------
     share : (V,) float64
-        Partial correlation or share of variance; NaN where nothing can be tested.
+        Partial correlation or share of variance, or v or G of variance groups; NaN where nothing can be tested.
     freedom : (V,) float64
         Degrees of freedom of the error.
     count : (V,) int64
@@ -134,7 +138,8 @@ def observe(values: NDArray[np.floating], test: Test) -> tuple[Array, Array, NDA
     share, freedom = np.full(n_voxels, np.nan), np.full(n_voxels, np.nan)
     index, sign = np.arange(n_rows)[None], np.ones((1, n_rows))
     # Of the data as they are all schemes say the same, but for ter Braak, whose residuals know the effect.
-    plain = Test(test.parts, test.signed, test.two_sided, "smith", min_count=test.min_count)
+    scheme = "smith" if test.groups is None else "freedman-lane"
+    plain = replace(test, scheme=scheme, uneven=False)
     tiles = make_tiles(values, plain, np.float64)
     for tile, found in zip(tiles, _shares_of(tiles, plain, index, sign, np.float64), strict=True):
         share[tile.voxels] = found[0]
@@ -163,8 +168,31 @@ def on_scale(share: NDArray[np.floating], test: Test, freedom: int | NDArray[np.
     (..., V) array
         t or F; where voxels have different numbers of images, :func:`~daskglm.kernels.permutation.even_scale`.
     """
-    n_tested = test.parts.tested.shape[1]
-    return (even_scale if test.uneven else statistics)(share, n_tested, freedom, test.signed)
+    if test.uneven and test.groups is None:
+        return even_scale(share, test.parts.tested.shape[1], freedom, test.signed)
+    return as_statistic(share, test, freedom)
+
+
+def as_statistic(share: NDArray[np.floating], test: Test, freedom: int | NDArray[np.floating]) -> NDArray[np.floating]:
+    """The statistic that is reported.
+
+    Parameters
+    ----------
+    share : (..., V) array
+        Partial correlations or shares of variance, or v or G.
+    test : Test
+        Test.
+    freedom : int or (V,) array
+        Degrees of freedom.
+
+    Returns
+    -------
+    (..., V) array
+        t or F, or v or G.
+    """
+    if test.groups is not None:
+        return share
+    return statistics(share, test.parts.tested.shape[1], freedom, test.signed)
 
 
 def permute(
@@ -196,6 +224,7 @@ def permute(
         How many statistics are at least the observed one.
     """
     width = test.parts.tested.shape[1] + test.parts.moving.shape[1]
+    width *= 1 if test.groups is None else len(test.groups.members)
     together = int(np.clip(_ROWS // width, *_BATCH))
     n_voxels = tiles[-1].voxels.stop if tiles else 0
     maxima, counts = np.full(len(index), -np.inf), np.zeros(n_voxels, dtype=np.int64)
@@ -223,6 +252,9 @@ def _shares_of(
     tiles: list[Tile], test: Test, index: NDArray[np.int64], sign: Array, dtype: DTypeLike
 ) -> Iterator[NDArray[np.floating]]:
     """Shares (B, W) of each tile; NaN where there is nothing to test."""
+    if test.groups is not None:
+        yield from _grouped(tiles, test, index, sign, dtype)
+        return
     parts, n_tested = test.parts, test.parts.tested.shape[1]
     rows = rearranged(parts, index, sign, test.scheme, dtype)
     flat = rows.reshape(-1, rows.shape[2])
@@ -243,6 +275,24 @@ def _shares_of(
                 weighed = weighed_rows(moved, parts.nuisance)
             found[:, tile.gaps] = incomplete_shares(tile.others, moved, weighed, test.signed)
             found[:, tile.gaps[tile.others.freedom <= 0]] = np.nan
+        yield found
+
+
+def _grouped(
+    tiles: list[Tile], test: Test, index: NDArray[np.int64], sign: Array, dtype: DTypeLike
+) -> Iterator[NDArray[np.floating]]:
+    """Statistics v or G (B, W) of each tile."""
+    groups, n_tested = test.groups, test.parts.tested.shape[1]
+    if groups is None:
+        return
+    rows = grouped_rows(test.parts, groups, index, sign, dtype)
+    flat, members = rows.reshape(-1, rows.shape[2]), groups.members.astype(dtype)
+    for tile in tiles:
+        found = np.full((len(rows), tile.voxels.stop - tile.voxels.start), np.nan, dtype=dtype)
+        if tile.complete.size:
+            products = (flat @ tile.values).reshape(*rows.shape[:2], -1)
+            squares = members @ np.square(tile.values)
+            found[:, tile.complete] = group_statistics(products, squares, groups, n_tested, test.signed)
         yield found
 
 

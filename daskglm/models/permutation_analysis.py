@@ -87,6 +87,7 @@ def permutation_analysis(
     participants: Any = None,
     within: str | None = None,
     whole: str | None = None,
+    variance_groups: str | None = None,
     mask: Any = None,
     missing: str = "nan",
     min_coverage: float = 0.5,
@@ -115,6 +116,8 @@ def permutation_analysis(
         Table with a column participant_id; a store brings its own.
     within, whole : str, optional
         Column of the participants that names blocks of exchangeability.
+    variance_groups : str, optional
+        Column that names groups with variances of their own.
     mask, missing, min_coverage, smoothing_fwhm, n_jobs
         As in :class:`daskglm.SecondLevelModel`.
     overwrite : bool
@@ -145,6 +148,7 @@ def permutation_analysis(
     blocks: dict[str, Any] = {
         "within": _column(within, participants, loaded.images),
         "whole": _column(whole, participants, loaded.images),
+        "variance_groups": _column(variance_groups, participants, loaded.images),
     }
     what = [fingerprint(loaded), missing, min_coverage, smoothing_fwhm, space_of(loaded.images).voxels]
     same = {name: value for name, value in test.items() if name not in ("n_perm", "stop_at", "tail")}
@@ -163,8 +167,8 @@ def permutation_analysis(
         "images": loaded.sources,
         "samples": sample_names(loaded.images),
         "parameters": {"formula": formula, "contrasts": definitions, "f_contrasts": list(kinds), "within": within,
-                       "whole": whole, "missing": missing, "min_coverage": min_coverage,
-                       "smoothing_fwhm": smoothing_fwhm, **test},
+                       "whole": whole, "variance_groups": variance_groups, "missing": missing,
+                       "min_coverage": min_coverage, "smoothing_fwhm": smoothing_fwhm, **test},
         "rearrangements": {"done": int(maps.attrs["n_perm"]), "exhaustive": bool(maps.attrs["exhaustive"])},
         "seconds": round(time.time() - started, 3),
     }  # fmt: skip
