@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from daskglm.models.functional import fit_glm as fit_glm
     from daskglm.models.group import group_analysis as group_analysis
     from daskglm.models.permutation import non_parametric_inference as non_parametric_inference
-    from daskglm.models.permutation import permuted_ols as permuted_ols
     from daskglm.models.permutation_analysis import permutation_analysis as permutation_analysis
+    from daskglm.models.permuted_ols import permuted_ols as permuted_ols
     from daskglm.models.second_level import SecondLevelModel as SecondLevelModel
     from daskglm.schema.datasets import images_dataset as images_dataset
     from daskglm.schema.space import VolumeSpace as VolumeSpace
@@ -60,7 +60,7 @@ _HOMES = {
     "non_parametric_inference": "models.permutation",
     "permutation_analysis": "models.permutation_analysis",
     "permutation_test": "inference.permutation",
-    "permuted_ols": "models.permutation",
+    "permuted_ols": "models.permuted_ols",
     "threshold_stats_img": "inference.thresholding",
     "fit_glm": "models.functional",
     "group_analysis": "models.group",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from math import factorial, prod
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ class Rearrangements:
 
 def plan_rearrangements(
     rows: ArrayLike,
-    n_perm: int,
+    n_perm: Any,
     kind: str = "permutation",
     *,
     within: Any = None,
@@ -155,7 +156,7 @@ def plan_rearrangements(
     design = np.asarray(rows, dtype=np.float64).reshape(len(np.asarray(rows)), -1)
     if kind not in KINDS:
         raise ParameterError(f"rearrangements are {listing(KINDS)}, but {kind!r} was asked for")
-    if isinstance(n_perm, bool) or n_perm != int(n_perm) or n_perm < 1:
+    if isinstance(n_perm, bool) or not isinstance(n_perm, Integral) or n_perm < 1:
         raise ParameterError(f"n_perm is a whole number of 1 or more, but it is {n_perm!r}")
     if within is not None and whole is not None:
         raise ParameterError("blocks are exchanged as wholes or rows within them; give within or whole, not both")
@@ -167,14 +168,15 @@ def plan_rearrangements(
             "no rearrangement changes the design: rows that may be exchanged are all equal; flip signs, use other "
             "blocks, or test another contrast"
         )
-    exhaustive = distinct - 1 <= n_perm
+    wanted = int(n_perm)
+    exhaustive = distinct - 1 <= wanted
     if exhaustive:
         warnings.warn(
             f"there are {distinct} distinct rearrangements, of which one is the data as they are: all {distinct - 1} "
-            f"others are done instead of {n_perm}; the smallest p is {1 / distinct:.3g}",
+            f"others are done instead of {wanted}; the smallest p is {1 / distinct:.3g}",
             stacklevel=3,
         )
-    return Rearrangements(len(design), groups, kind, labels, seed, exhaustive, min(int(n_perm), distinct - 1))
+    return Rearrangements(len(design), groups, kind, labels, seed, exhaustive, min(wanted, distinct - 1))
 
 
 def _groups(n_rows: int, within: Any, whole: Any) -> tuple[NDArray[np.int64], ...]:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from daskglm.design.rearrangements import Rearrangements
 from daskglm.graph.compute import compute, kept_in_memory, memory_limit, n_workers
 from daskglm.kernels.moments import Array
-from daskglm.kernels.permutation_blocks import TILE, Test, make_tiles, observe, on_scale, permute
+from daskglm.kernels.permutation_blocks import TILE, Test, compared, make_tiles, observe, permute
 
 # Numbers of one statistic map, times the maps that one task holds: 32 MB.
 _MAP_VALUES = 2**23
 _MAPS_TOGETHER = (4, 128)
 # Rearrangements of a unit: its rows are drawn once and sent to each block; index and sign are 16 bytes a row.
 _UNIT_ROWS = 2**22
-_UNIT = (64, 1024)
+_UNIT = (64, 4096)
 # Values of a block of images: 64 MB of float32.
 _BLOCK_VALUES = 2**24
 # Part of the memory that images may stay in.
@@ -170,7 +170,7 @@ def units(
     Unit
     """
     sizes = unit_size(blocks.n_rows, blocks.edges[-1], on_map is not None)
-    levels = [on_scale(share, test, free) for share, test, free in zip(seen.share, tests, seen.freedom, strict=True)]
+    levels = [compared(share, test, free) for share, test, free in zip(seen.share, tests, seen.freedom, strict=True)]
     plan = _Plan(
         blocks, dask.delayed(list(tests), traverse=False), dask.delayed(rearrangements, traverse=False),
         [dask.delayed(np.array([row[a:b] for row in levels])) for a, b in pairwise(blocks.edges)],

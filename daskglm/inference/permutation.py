@@ -11,7 +11,7 @@ import xarray as xr
 from scipy import stats
 
 from daskglm.design.rearrangements import Rearrangements
-from daskglm.errors import ImageError
+from daskglm.errors import ImageError, ParameterError
 from daskglm.graph.compute import rearrangements_done
 from daskglm.graph.glm import fewest
 from daskglm.graph.images import lazy_array
@@ -127,6 +127,8 @@ def permutation_test(
     all subjects, and fitted with the nuisance over those of the voxel. Statistics are then compared on the scale
     of :func:`~daskglm.kernels.permutation.even_scale`, for voxels differ in degrees of freedom.
     """
+    if tfce not in (True, False, "stepwise"):
+        raise ParameterError(f"tfce is True, False or 'stepwise', but it is {tfce!r}")
     plan, tests = plan_tests(
         design, contrasts, f_contrasts, two_sided, scheme, rearrangement, n_perm, within, whole, variance_groups,
         random_state,

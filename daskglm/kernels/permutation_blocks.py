@@ -195,6 +195,26 @@ def as_statistic(share: NDArray[np.floating], test: Test, freedom: int | NDArray
     return statistics(share, test.parts.tested.shape[1], freedom, test.signed)
 
 
+def compared(share: NDArray[np.floating], test: Test, freedom: NDArray[np.floating]) -> NDArray[np.floating]:
+    """What rearrangements are compared with: shares where all voxels have one number of degrees of freedom.
+
+    Parameters
+    ----------
+    share : (V,) array
+        Observed, from :func:`observe`.
+    test : Test
+        Test.
+    freedom : (V,) array
+        Degrees of freedom.
+
+    Returns
+    -------
+    (V,) array
+        There t and F grow with the share, and need not be computed; else :func:`on_scale`.
+    """
+    return share if _even(test) else on_scale(share, test, freedom)
+
+
 def permute(
     tiles: list[Tile], test: Test, index: NDArray[np.int64], sign: Array, observed: Array | None = None,
     maps: NDArray[np.float32] | None = None, dtype: DTypeLike = np.float32,
@@ -210,9 +230,9 @@ def permute(
     index, sign : (m, n)
         Rearrangements.
     observed : (V,) float64, optional
-        Statistic of the data, for the counts.
+        From :func:`compared`, for the counts.
     maps : (m, V) float32, optional
-        To be filled with the statistics; NaN where there is none.
+        To be filled with the statistics on their scale; NaN where there is none.
     dtype : dtype
         Of the products.
 
@@ -229,23 +249,34 @@ def permute(
     n_voxels = tiles[-1].voxels.stop if tiles else 0
     maxima, counts = np.full(len(index), -np.inf), np.zeros(n_voxels, dtype=np.int64)
     two_sided = test.signed and test.two_sided
+    levels = None if observed is None else (np.abs(observed) if two_sided else observed).astype(dtype)
     for start in range(0, len(index), together):
         part = slice(start, min(start + together, len(index)))
         # A batch is filled up: the shape of a product must not depend on how many are asked for.
         rows = np.resize(np.arange(part.start, part.stop), together)
         for tile, share in zip(tiles, _shares_of(tiles, test, index[rows], sign[rows], dtype), strict=True):
-            stats = _stats_of(tile, share[: part.stop - start], test)
+            values = share[: part.stop - start]
+            if maps is not None or not _even(test):
+                stats = _stats_of(tile, values, test)
+                values = values if _even(test) else stats
             if maps is not None:
                 maps[part, tile.voxels] = stats
             if two_sided:
-                np.abs(stats, out=stats)
+                values = np.abs(values, out=values)
             with np.errstate(invalid="ignore"):
-                top = np.fmax.reduce(stats, axis=1, initial=-np.inf)
+                top = np.fmax.reduce(values, axis=1, initial=-np.inf)
                 np.maximum(maxima[part], top, out=maxima[part])
-                if observed is not None:
-                    seen = np.abs(observed[tile.voxels]) if two_sided else observed[tile.voxels]
-                    counts[tile.voxels] += exceedances(stats, seen.astype(dtype))
+                if levels is not None:
+                    counts[tile.voxels] += exceedances(values, levels[tile.voxels])
+    if _even(test):
+        found = np.isfinite(maxima)
+        maxima[found] = on_scale(maxima[found].astype(dtype), test, test.parts.degrees_of_freedom)
     return maxima, counts
+
+
+def _even(test: Test) -> bool:
+    """Whether the statistic grows with the share, alike at all voxels."""
+    return not test.uneven and test.groups is None
 
 
 def _shares_of(

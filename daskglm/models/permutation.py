@@ -1,26 +1,26 @@
-"""nilearn's functions of permutation tests: non_parametric_inference and permuted_ols."""
+"""nilearn's function of permutation tests on images, and what is shared with that on arrays."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
 
+from daskglm.design.contrasts import contrast_matrix
+from daskglm.design.matching import select_participants
 from daskglm.design.matrix import check_design
-from daskglm.errors import ContrastError, DesignError, ImageError, listing
+from daskglm.errors import ContrastError, DesignError, ParameterError, listing
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
 from daskglm.models.functional import match_design
 from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
-from daskglm.schema.datasets import images_dataset, space_of
-from daskglm.schema.space import VolumeSpace
+from daskglm.schema.datasets import sample_names, space_of
 
 # nilearn's names of maps and ours.
-_NAMES = {
+MAP_NAMES = {
     "t": "stat",
     "logp_max_t": "logp_max_stat",
     "logp_t": "logp_stat",
@@ -34,7 +34,7 @@ _NAMES = {
     "mass": "mass",
     "logp_max_mass": "logp_max_mass",
 }
-_NULLS = {
+NULL_NAMES = {
     "h0_max_t": "h0_max_stat",
     "h0_max_tfce": "h0_max_tfce",
     "h0_max_size": "h0_max_size",
@@ -148,87 +148,10 @@ def permutation_images(maps: xr.Dataset, contrast: str) -> dict[str, Any]:
     space, chosen = space_of(maps), maps.sel(contrast=contrast)
     images: dict[str, Any] = {
         name: space.to_image(np.asarray(chosen[ours].values), outside=0)
-        for name, ours in _NAMES.items()
+        for name, ours in MAP_NAMES.items()
         if ours in chosen
     }
-    return images | {name: np.asarray(chosen[ours].values) for name, ours in _NULLS.items() if ours in chosen}
-
-
-def permuted_ols(
-    tested_vars: ArrayLike,
-    target_vars: ArrayLike,
-    confounding_vars: ArrayLike | None = None,
-    model_intercept: bool = True,
-    n_perm: int = 10_000,
-    two_sided_test: bool = True,
-    random_state: Any = None,
-    n_jobs: int | None = -1,
-    verbose: int = 0,
-    masker: Any = None,
-    tfce: bool | str = False,
-    threshold: float | None = None,
-    output_type: str = "dict",
-    **options: Any,
-) -> dict[str, NDArray[Any]]:
-    """Test each of some variables by permutation, on arrays, as nilearn's function of this name.
-
-    Parameters
-    ----------
-    tested_vars : (n, R) or (n,) array-like
-        Variables, each tested by itself.
-    target_vars : (n, V) array-like
-        Data; what is not finite is missing.
-    confounding_vars : (n, q) array-like, optional
-        Nuisance of all tests.
-    model_intercept : bool
-        Add a constant to it, but where the tested variable is one.
-    n_perm, two_sided_test, random_state, n_jobs, verbose, tfce, threshold
-        As for :func:`non_parametric_inference`; n_perm of 0 gives ``t`` alone.
-    masker : fitted masker or VolumeSpace, optional
-        Where the V voxels are: needed for `tfce` and `threshold`.
-    output_type : {"dict"}
-        nilearn has no other.
-    **options
-        Further arguments of :func:`permutation_test`.
-
-    Returns
-    -------
-    dict of str to array
-        nilearn's keys: ``t, logp_max_t (R, V)``, ``h0_max_t (R, n_perm)``, and those of clusters and TFCE.
-
-    Raises
-    ------
-    DesignError, ImageError, ParameterError
-        Where shapes do not fit, or the space of the voxels is needed and not given.
-    """
-    values = np.asarray(target_vars)
-    tested = np.asarray(tested_vars, dtype=np.float64).reshape(len(np.asarray(tested_vars)), -1)
-    if values.ndim != 2 or len(tested) != len(values):
-        raise DesignError(
-            f"target_vars is (n, V) and tested_vars (n, R), but they are {values.shape} and {tested.shape}"
-        )
-    if (tfce or threshold is not None) and masker is None:
-        raise ImageError("clusters and TFCE need to know where voxels are; give masker")
-    space, order = _space_of_masker(masker, values.shape[1])
-    images = images_dataset(values[:, order], [str(row) for row in range(len(values))], space)
-    found = []
-    for column in tested.T:
-        design = _design_of_arrays(column, confounding_vars, model_intercept)
-        maps = permutation_test(
-            images, design, {"tested": np.eye(design.shape[1])[0]}, n_perm=n_perm, two_sided=two_sided_test,
-            random_state=seed_of(random_state), n_jobs=n_jobs, threshold=threshold, tfce=tfce, min_coverage=0.0,
-            progress=verbose > 0, **options,
-        )  # fmt: skip
-        found.append(maps)
-    given = np.argsort(order)
-    result = {
-        name: np.concatenate([maps[ours].values for maps in found])[:, given]
-        for name, ours in _NAMES.items()
-        if ours in found[0]
-    }
-    return result | {
-        name: np.concatenate([maps[ours].values for maps in found]) for name, ours in _NULLS.items() if ours in found[0]
-    }
+    return images | {name: np.asarray(chosen[ours].values) for name, ours in NULL_NAMES.items() if ours in chosen}
 
 
 def seed_of(random_state: Any) -> int:
@@ -242,6 +165,11 @@ def seed_of(random_state: Any) -> int:
     Returns
     -------
     int
+
+    Raises
+    ------
+    ParameterError
+        Where it is none of these.
     """
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
@@ -249,6 +177,10 @@ def seed_of(random_state: Any) -> int:
         return int(random_state.randint(2**31 - 1))
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**31 - 1))
+    if isinstance(random_state, bool) or not isinstance(random_state, Integral) or random_state < 0:
+        raise ParameterError(
+            f"random_state is a whole number from 0, a RandomState, a Generator or None, but it is {random_state!r}"
+        )
     return int(random_state)
 
 
@@ -316,16 +248,13 @@ def _with_confounds(design: pd.DataFrame, confounds: pd.DataFrame | None, loaded
     """A design with further columns, by subject."""
     if confounds is None:
         return design
-    key = next((name for name in ("subject_label", "participant_id") if name in confounds), None)
-    if key is None:
-        raise DesignError("confounds name their subjects in a column subject_label or participant_id; add it")
-    table = confounds.set_index(confounds[key].astype(str)).drop(columns=[key])
-    names = [str(name) for name in loaded.images["sample"].values]
-    absent = [name for name in names if name not in table.index]
-    if absent:
-        raise DesignError(f"confounds have a row a subject, but {listing(absent)} have none")
-    columns = [name for name in table if name not in design]
-    return pd.concat([design.reset_index(drop=True), table.loc[names, columns].reset_index(drop=True)], axis=1)
+    # Subjects without an image may be in the table.
+    ids = next((confounds[name] for name in ("subject_label", "participant_id") if name in confounds), confounds.index)
+    table = select_participants(confounds, sample_names(loaded.images), {str(name) for name in ids})
+    both = [str(name) for name in table if name in design]
+    if both:
+        raise DesignError(f"confounds bring further columns, but the design has {listing(both)} already; rename them")
+    return pd.concat([design.reset_index(drop=True), table.reset_index(drop=True)], axis=1)
 
 
 def _with_intercept(design: pd.DataFrame, contrast: Any) -> tuple[pd.DataFrame, Any]:
@@ -336,7 +265,7 @@ def _with_intercept(design: pd.DataFrame, contrast: Any) -> tuple[pd.DataFrame, 
         return design, contrast
     wider = design.assign(**{"intercept" if "intercept" not in design else "_intercept": 1.0})
     if not isinstance(contrast, (str, pd.Series, pd.DataFrame)) and not _is_texts(contrast):
-        weights = np.atleast_2d(np.asarray(contrast, dtype=np.float64))
+        weights = contrast_matrix(contrast, [str(name) for name in design.columns])
         contrast = np.pad(weights, ((0, 0), (0, wider.shape[1] - weights.shape[1])))
     return wider, contrast
 
@@ -344,27 +273,3 @@ def _with_intercept(design: pd.DataFrame, contrast: Any) -> tuple[pd.DataFrame, 
 def _is_texts(contrast: Any) -> bool:
     """Whether a contrast is a list of expressions."""
     return isinstance(contrast, (list, tuple)) and all(isinstance(row, str) for row in contrast)
-
-
-def _space_of_masker(masker: Any, n_voxels: int) -> tuple[VolumeSpace, NDArray[np.int64]]:
-    """Where voxels are, in a row where nobody says, and their order in the space: nilearn's maskers have another."""
-    if isinstance(masker, VolumeSpace):
-        return masker, np.arange(n_voxels)
-    if masker is None:
-        row = nib.Nifti1Image(np.empty((n_voxels, 1, 1), dtype=np.uint8), np.eye(4))
-        return VolumeSpace.from_image(row), np.arange(n_voxels)
-    image = masker.mask_img_
-    space = VolumeSpace.from_image(image, np.asanyarray(image.dataobj) != 0)
-    return space, np.argsort(space.c_order)
-
-
-def _design_of_arrays(tested: NDArray[np.float64], confounds: Any, model_intercept: bool) -> pd.DataFrame:
-    """Design of one tested variable and its nuisance."""
-    columns = {"tested": tested}
-    if confounds is not None:
-        nuisance = np.asarray(confounds, dtype=np.float64).reshape(len(tested), -1)
-        columns |= {f"confound_{number}": column for number, column in enumerate(nuisance.T)}
-    constant = any(np.ptp(column) == 0 for column in columns.values())
-    if model_intercept and not constant:
-        columns["intercept"] = np.ones(len(tested))
-    return pd.DataFrame(columns)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from daskglm.design.rearrangements import plan_rearrangements
 from daskglm.kernels.permutation import SCHEMES, even_scale, partition, statistics
-from daskglm.kernels.permutation_blocks import TILE, Test, make_tiles, observe, on_scale, permute
+from daskglm.kernels.permutation_blocks import TILE, Test, compared, make_tiles, observe, on_scale, permute
 
 Test.__test__ = False
 
@@ -176,7 +176,8 @@ def test_counts_and_maxima_are_those_of_the_maps():
         share, freedom, _ = observe(values, test)
         level = on_scale(share, test, freedom)
         maps = np.empty((300, 500), dtype=np.float32)
-        maxima, counts = permute(make_tiles(values, test), test, index, sign, level, maps)
+        against = compared(share, test, freedom)
+        maxima, counts = permute(make_tiles(values, test), test, index, sign, against, maps)
         signed = np.abs(maps) if two_sided else maps
         assert np.array_equal(maxima, signed.max(axis=1))
         exact = (signed >= (np.abs(level) if two_sided else level)).sum(axis=0)

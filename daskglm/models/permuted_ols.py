@@ -1,0 +1,137 @@
+"""nilearn's function of permutation tests on arrays."""
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from daskglm.errors import DesignError, ImageError, ParameterError
+from daskglm.inference.permutation import permutation_test
+from daskglm.kernels.moments import Array
+from daskglm.models.permutation import MAP_NAMES, NULL_NAMES, seed_of
+from daskglm.schema.datasets import images_dataset
+from daskglm.schema.space import VolumeSpace
+
+
+def permuted_ols(
+    tested_vars: ArrayLike,
+    target_vars: ArrayLike,
+    confounding_vars: ArrayLike | None = None,
+    model_intercept: bool = True,
+    n_perm: int = 10_000,
+    two_sided_test: bool = True,
+    random_state: Any = None,
+    n_jobs: int | None = -1,
+    verbose: int = 0,
+    masker: Any = None,
+    tfce: bool | str = False,
+    threshold: float | None = None,
+    output_type: str = "dict",
+    **options: Any,
+) -> dict[str, NDArray[Any]]:
+    """Test each of some variables by permutation, on arrays, as nilearn's function of this name.
+
+    Parameters
+    ----------
+    tested_vars : (n, R) or (n,) array-like
+        Variables, each tested by itself.
+    target_vars : (n, V) array-like
+        Data; what is not finite is missing.
+    confounding_vars : (n, q) array-like, optional
+        Nuisance of all tests.
+    model_intercept : bool
+        Add a constant to it, but where the tested variable is one.
+    n_perm, two_sided_test, random_state, n_jobs, verbose, tfce, threshold
+        As for :func:`non_parametric_inference`; n_perm of 0 gives ``t`` alone.
+    masker : fitted masker or VolumeSpace, optional
+        Where the V voxels are: needed for `tfce` and `threshold`.
+    output_type : {"dict"}
+        nilearn has no other.
+    **options
+        Further arguments of :func:`permutation_test`.
+
+    Returns
+    -------
+    dict of str to array
+        nilearn's keys: ``t, logp_max_t (R, V)``, ``h0_max_t (R, n_perm)``, and those of clusters and TFCE.
+
+    Raises
+    ------
+    DesignError, ImageError, ParameterError
+        Where shapes do not fit, or the space of the voxels is needed and not given.
+    """
+    values, tested, nuisance = _checked(target_vars, tested_vars, confounding_vars)
+    if output_type != "dict":
+        raise ParameterError(f"output_type is 'dict', but it is {output_type!r}")
+    if (tfce or threshold is not None) and masker is None:
+        raise ImageError("clusters and TFCE need to know where voxels are; give masker")
+    space, order = _space_of_masker(masker, values.shape[1])
+    images = images_dataset(values[:, order], [str(row) for row in range(len(values))], space)
+    seed, alone = seed_of(random_state), n_perm == 0
+    arguments = {"min_coverage": 0.0, "threshold": threshold, "tfce": tfce, **options}
+    found = []
+    for column in tested.T:
+        design = _design_of_arrays(column, nuisance, model_intercept)
+        maps = permutation_test(
+            images, design, {"tested": np.eye(design.shape[1])[0]}, n_perm=1 if alone else n_perm,
+            two_sided=two_sided_test, random_state=seed, n_jobs=n_jobs, progress=verbose > 0, **arguments,
+        )  # fmt: skip
+        found.append(maps)
+    given = np.argsort(order)
+    names = {
+        name: ours for name, ours in MAP_NAMES.items() if ours in found[0] and (not alone or name in ("t", "tfce"))
+    }
+    result = {name: np.concatenate([maps[ours].values for maps in found])[:, given] for name, ours in names.items()}
+    nulls = {} if alone else {name: ours for name, ours in NULL_NAMES.items() if ours in found[0]}
+    return result | {name: np.concatenate([maps[ours].values for maps in found]) for name, ours in nulls.items()}
+
+
+def _checked(target_vars: Any, tested_vars: Any, confounding_vars: Any) -> tuple[NDArray[Any], Array, Array]:
+    """Data (n, V), tested variables (n, R) and nuisance (n, q): finite real numbers of the same n."""
+    values = np.asarray(target_vars)
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        raise DesignError(f"target_vars is real numbers (n, V), but it is {values.dtype} of shape {values.shape}")
+    found = []
+    for name, given in (("tested_vars", tested_vars), ("confounding_vars", confounding_vars)):
+        try:
+            array = np.empty((len(values), 0)) if given is None else np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DesignError(f"{name} is numbers, but {error}") from error
+        if array.ndim not in (1, 2) or len(array) != len(values):
+            raise DesignError(f"{name} has a row for each of the {len(values)} of target_vars, but is {array.shape}")
+        if not np.isfinite(array).all():
+            raise DesignError(f"{name} is finite numbers, but has NaN or infinity; drop those rows")
+        found.append(array.reshape(len(values), -1))
+    return (values, *found)  # type: ignore[return-value]
+
+
+def _space_of_masker(masker: Any, n_voxels: int) -> tuple[VolumeSpace, NDArray[np.int64]]:
+    """Where voxels are, in a row where nobody says, and their order in the space: nilearn's maskers have another."""
+    if isinstance(masker, VolumeSpace):
+        return _fitting(masker, n_voxels), np.arange(n_voxels)
+    if masker is None:
+        row = nib.Nifti1Image(np.empty((n_voxels, 1, 1), dtype=np.uint8), np.eye(4))
+        return VolumeSpace.from_image(row), np.arange(n_voxels)
+    image = getattr(masker, "mask_img_", None)
+    if image is None:
+        raise ImageError(f"masker is a fitted masker or a VolumeSpace, but it is {masker!r}; call its fit first")
+    space = VolumeSpace.from_image(image, np.asanyarray(image.dataobj) != 0)
+    return _fitting(space, n_voxels), np.argsort(space.c_order)
+
+
+def _fitting(space: VolumeSpace, n_voxels: int) -> VolumeSpace:
+    """A space, of as many voxels as the data."""
+    if space.voxels.size != n_voxels:
+        raise ImageError(f"masker has the voxels of target_vars, but it has {space.voxels.size} for {n_voxels}")
+    return space
+
+
+def _design_of_arrays(tested: Array, nuisance: Array, model_intercept: bool) -> pd.DataFrame:
+    """Design of one tested variable and its nuisance."""
+    columns = {"tested": tested, **{f"confound_{number}": column for number, column in enumerate(nuisance.T)}}
+    constant = any(np.ptp(column) == 0 for column in columns.values())
+    if model_intercept and not constant:
+        columns["intercept"] = np.ones(len(tested))
+    return pd.DataFrame(columns)
