@@ -110,14 +110,16 @@ def rearranged(
     return np.ascontiguousarray(moved.transpose(0, 2, 1), dtype=dtype)
 
 
-def residuals(parts: Partition, values: Array, scheme: str, dtype: DTypeLike = np.float32) -> NDArray[np.floating]:
+def residuals(
+    parts: Partition, values: NDArray[np.floating], scheme: str, dtype: DTypeLike = np.float32
+) -> NDArray[np.floating]:
     """What is multiplied: the images without the nuisance (ter Braak: without the design), of unit length.
 
     Parameters
     ----------
     parts : Partition
         Contrast of n rows.
-    values : (n, W) float64
+    values : (n, W) float32 or float64
         Images.
     scheme : str
         One of SCHEMES.
@@ -129,16 +131,17 @@ def residuals(parts: Partition, values: Array, scheme: str, dtype: DTypeLike = n
     (n, W) array
         Zero where nothing is left but rounding.
     """
-    centred = values - values[:1] if spans_constant(parts.nuisance) else values
-    size = np.linalg.norm(centred, axis=0)
-    left = centred - parts.nuisance @ (parts.nuisance.T @ centred)
+    first = values[:1] if spans_constant(parts.nuisance) else np.zeros((1, values.shape[1]), dtype=values.dtype)
+    left = np.subtract(values, first, dtype=np.float64)
+    size = np.einsum("iw,iw->w", left, left)
+    left -= parts.nuisance @ (parts.nuisance.T @ left)
     if scheme == "ter-braak":
         left -= parts.tested @ (parts.tested.T @ left)
-    length = np.linalg.norm(left, axis=0)
+    length = np.sqrt(np.einsum("iw,iw->w", left, left))
     # Subtracting the first image leaves rounding of its own size.
-    rounding = 8 * _EPS * np.sqrt(len(values)) * (size + np.abs(values[0]))
+    rounding = 8 * _EPS * np.sqrt(len(values)) * (np.sqrt(size) + np.abs(values[0]))
     scale = np.where(length > rounding, 1.0 / np.where(length > 0, length, 1.0), 0.0)
-    return np.ascontiguousarray(left * scale, dtype=dtype)
+    return np.multiply(left, scale, out=np.empty(left.shape, dtype=dtype), casting="same_kind")
 
 
 def shares(products: NDArray[np.floating], n_tested: int, signed: bool) -> NDArray[np.floating]:
