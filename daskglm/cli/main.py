@@ -37,7 +37,10 @@ class _Group(click.Group):
             click.echo(f"daskglm: unexpected error, please report it ({fault}); --debug shows where", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("daskglm: interrupted; the same command continues a conversion", err=True)
+            click.echo(
+                "daskglm: interrupted; convert, first-level and permute go on where they were when given again",
+                err=True,
+            )
             ctx.exit(130)
 
 

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from daskglm.design.rearrangements import Rearrangements
 from daskglm.graph.compute import compute, kept_in_memory, memory_limit, n_workers
 from daskglm.kernels.moments import Array
-from daskglm.kernels.permutation_blocks import TILE, Test, compared, make_tiles, observe, permute
+from daskglm.kernels.permutation_blocks import TILE, Test, Tile, compared, make_tiles, observe, permute
 
 # Numbers of one statistic map, times the maps that one task holds: 32 MB.
 _MAP_VALUES = 2**23
 _MAPS_TOGETHER = (4, 128)
 # Rearrangements of a unit: its rows are drawn once and sent to each block; index and sign are 16 bytes a row.
+# Units are what is kept, told and tested for an early end: small enough to be seconds.
 _UNIT_ROWS = 2**22
-_UNIT = (64, 4096)
+_UNIT = (64, 1024)
 # Values of a block of images: 64 MB of float32.
 _BLOCK_VALUES = 2**24
 # Part of the memory that images may stay in.
@@ -78,11 +79,14 @@ class Blocks:
         Voxels at which they begin, and V.
     n_rows : int
         n.
+    n_bytes : int
+        Of the images.
     """
 
     parts: list[Any]
     edges: list[int]
     n_rows: int
+    n_bytes: int
 
 
 def voxel_blocks(data: da.Array, n_jobs: int | None = None) -> Blocks:
@@ -108,7 +112,7 @@ def voxel_blocks(data: da.Array, n_jobs: int | None = None) -> Blocks:
     parts = lazy.to_delayed().reshape(-1).tolist()
     if lazy.nbytes <= _RESIDENT * memory_limit():
         parts = list(kept_in_memory(*parts, n_jobs=n_jobs))
-    return Blocks(parts, edges, n_rows)
+    return Blocks(parts, edges, n_rows, lazy.nbytes)
 
 
 def observed(blocks: Blocks, tests: Sequence[Test], n_jobs: int | None = None) -> Observed:
@@ -171,13 +175,17 @@ def units(
     """
     sizes = unit_size(blocks.n_rows, blocks.edges[-1], on_map is not None)
     levels = [compared(share, test, free) for share, test, free in zip(seen.share, tests, seen.freedom, strict=True)]
+    shared = dask.delayed(list(tests), traverse=False)
+    prepared = None
+    if blocks.n_bytes * (1 + len(tests)) <= _RESIDENT * memory_limit():
+        prepared = kept_in_memory(*[dask.delayed(_prepare)(part, shared) for part in blocks.parts], n_jobs=n_jobs)
     plan = _Plan(
-        blocks, dask.delayed(list(tests), traverse=False), dask.delayed(rearrangements, traverse=False),
+        blocks, prepared, shared, dask.delayed(rearrangements, traverse=False),
         [dask.delayed(np.array([row[a:b] for row in levels])) for a, b in pairwise(blocks.edges)],
         None if on_map is None else dask.delayed(on_map, traverse=False), dask.delayed(enhanced), sizes[1],
     )  # fmt: skip
     firsts = range(start, rearrangements.count, sizes[0])
-    at_once = max(1, -(-4 * n_workers(n_jobs) // len(blocks.parts)))
+    at_once = max(1, -(-2 * n_workers(n_jobs) // len(blocks.parts)))
     for wave in range(0, len(firsts), at_once):
         lazy = [
             _lazy_unit(plan, first, min(first + sizes[0], rearrangements.count))
@@ -208,9 +216,10 @@ def unit_size(n_rows: int, n_voxels: int, whole_maps: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What every unit needs, delayed."""
+    """What every unit needs, delayed; `prepared` where blocks are prepared once and kept."""
 
     blocks: Blocks
+    prepared: Any
     tests: Any
     rearrangements: Any
     levels: list[Any]
@@ -224,9 +233,12 @@ def _lazy_unit(plan: _Plan, first: int, last: int) -> Any:
     drawn = plan.rearrangements.take(first, last, pure=False)
     bounds = [] if plan.on_map is None else [*range(0, last - first, plan.together), last - first]
     n_groups = max(0, len(bounds) - 1)
+    # Tasks of this unit alone where they are not kept: nothing holds on to what they made.
+    prepared = plan.prepared or [dask.delayed(_prepare)(part, plan.tests) for part in plan.blocks.parts]
+    tiles = [dask.delayed(item, traverse=False) for item in prepared]
     done = [
-        dask.delayed(_permute_block, nout=2 + n_groups)(part, plan.tests, drawn, level, bounds)
-        for part, level in zip(plan.blocks.parts, plan.levels, strict=True)
+        dask.delayed(_permute_block, nout=2 + n_groups)(item, plan.tests, drawn, level, bounds, first)
+        for item, level in zip(tiles, plan.levels, strict=True)
     ]
     groups = [
         dask.delayed(_on_maps)([item[2 + group] for item in done], plan.on_map, plan.enhanced)
@@ -241,15 +253,20 @@ def _observe_block(block: NDArray[Any], tests: Sequence[Test]) -> tuple[Array, A
     return np.array(share), np.array(freedom), np.array(count[:1])
 
 
+def _prepare(block: NDArray[Any], tests: Sequence[Test]) -> list[list[Tile]]:
+    """The tiles of a block, for each test."""
+    return [make_tiles(block, test) for test in tests]
+
+
 def _permute_block(
-    block: NDArray[Any], tests: Sequence[Test], drawn: Any, levels: Array, bounds: list[int]
+    prepared: list[list[Tile]], tests: Sequence[Test], drawn: Any, levels: Array, bounds: list[int], first: int
 ) -> tuple[Any, ...]:
     """Maxima (R, m), counts (R, V), and groups of maps (R, m', V) of a block."""
     index, sign = drawn
     maxima, counts, maps = [], [], []
     for number, test in enumerate(tests):
-        whole = np.full((len(index), block.shape[1]), np.nan, dtype=np.float32) if bounds else None
-        found = permute(make_tiles(block, test), test, index, sign, levels[number], whole)
+        whole = np.full((len(index), levels.shape[1]), np.nan, dtype=np.float32) if bounds else None
+        found = permute(prepared[number], test, index, sign, levels[number], whole, first=first)
         maxima.append(found[0])
         counts.append(found[1])
         maps.append(whole)

@@ -22,7 +22,7 @@ from daskglm.io.permutations import load_units, save_unit
 from daskglm.kernels.adjacency import grid_adjacency
 from daskglm.kernels.moments import Array
 from daskglm.kernels.permutation_blocks import Test
-from daskglm.kernels.tfce import Grid
+from daskglm.kernels.tfce import Grid, check_enhancement
 from daskglm.schema.datasets import space_of
 
 
@@ -127,13 +127,16 @@ def permutation_test(
     all subjects, and fitted with the nuisance over those of the voxel. Statistics are then compared on the scale
     of :func:`~daskglm.kernels.permutation.even_scale`, for voxels differ in degrees of freedom.
     """
-    if tfce not in (True, False, "stepwise"):
-        raise ParameterError(f"tfce is True, False or 'stepwise', but it is {tfce!r}")
+    check_enhancement(tfce, extent, height)
+    if connectivity not in (6, 18, 26):
+        raise ParameterError(f"connectivity is 6, 18 or 26, but it is {connectivity!r}")
     plan, tests = plan_tests(
         design, contrasts, f_contrasts, two_sided, scheme, rearrangement, n_perm, within, whole, variance_groups,
         random_state,
         fewest(min_coverage, len(design)),
     )  # fmt: skip
+    for test in tests.values():
+        cluster_threshold(test, threshold)
     blocks = voxel_blocks(lazy_array(images["data"].transpose("sample", "voxel")), n_jobs)
     seen = observed(blocks, list(tests.values()), n_jobs)
     tests = _with_scale(tests, seen)
@@ -203,7 +206,7 @@ def _top(level: Array, test: Test) -> float:
 def _settled(tops: Array, maxima: Array, alpha: float) -> bool:
     """Whether Clopper and Pearson's 99% interval of each smallest corrected p excludes alpha."""
     n_perm = maxima.shape[1]
-    reached = (maxima >= tops[:, None] * (1 - 1e-5)).sum(axis=1)
+    reached = (maxima >= (tops - 1e-5 * np.abs(tops))[:, None]).sum(axis=1)
     low = np.where(reached > 0, stats.beta.ppf(0.005, np.maximum(reached, 1), n_perm - reached + 1), 0.0)
     high = np.where(reached < n_perm, stats.beta.ppf(0.995, reached + 1, np.maximum(n_perm - reached, 1)), 1.0)
     return bool(((low > alpha) | (high < alpha)).all())

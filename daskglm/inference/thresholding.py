@@ -13,7 +13,8 @@ from daskglm.errors import ImageError, ParameterError, SpaceError
 from daskglm.io.nifti import read_mask, read_values
 from daskglm.kernels import thresholds
 from daskglm.kernels.adjacency import grid_adjacency
-from daskglm.kernels.clusters_table import components, large
+from daskglm.kernels.clusters import label_clusters
+from daskglm.kernels.clusters_table import large
 from daskglm.schema.space import VolumeSpace
 
 Array = NDArray[np.float64]
@@ -198,7 +199,8 @@ def clusters_of(space: VolumeSpace, keep: NDArray[np.bool_]) -> NDArray[np.int32
     (V,) int32
         Cluster of each voxel, from 1; 0: none.
     """
-    return components(grid_adjacency(space.shape, space.voxels, _CONNECTIVITY), keep)
+    adjacency = grid_adjacency(space.shape, space.voxels, _CONNECTIVITY)
+    return label_clusters(keep.astype(np.float64), adjacency, 0.0).astype(np.int32)
 
 
 def analysed_map(stat_img: Any, mask_img: Any = None) -> tuple[VolumeSpace, Array]:

@@ -1,37 +1,10 @@
 """Clusters of a map and the peaks in them."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.sparse.csgraph import connected_components
 
 Array = NDArray[np.float64]
-
-
-def components(adjacency: Any, keep: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Connected components of some voxels or vertices.
-
-    Parameters
-    ----------
-    adjacency : (V, V) csr_array of bool
-        Who neighbours whom; symmetric.
-    keep : (V,) bool
-        Those to connect.
-
-    Returns
-    -------
-    (V,) int32
-        Component of each, numbered from 1 in the order of their first voxels; 0 where `keep` is false.
-    """
-    labels = np.zeros(keep.size, dtype=np.int32)
-    chosen = np.flatnonzero(keep)
-    if chosen.size:
-        found = connected_components(adjacency[chosen][:, chosen], directed=False)[1]
-        first = np.unique(found, return_index=True)[1]
-        labels[chosen] = (np.argsort(np.argsort(first)) + 1)[found]
-    return labels
 
 
 def large(labels: NDArray[np.int32], size: float) -> NDArray[np.bool_]:

@@ -223,7 +223,7 @@ def compared(share: NDArray[np.floating], test: Test, freedom: NDArray[np.floati
 
 def permute(
     tiles: list[Tile], test: Test, index: NDArray[np.int64], sign: Array, observed: Array | None = None,
-    maps: NDArray[np.float32] | None = None, dtype: DTypeLike = np.float32,
+    maps: NDArray[np.float32] | None = None, dtype: DTypeLike = np.float32, first: int = 0,
 ) -> tuple[Array, NDArray[np.int64]]:  # fmt: skip
     """Statistics of a block under rearrangements.
 
@@ -241,6 +241,8 @@ def permute(
         To be filled with the statistics on their scale; NaN where there is none.
     dtype : dtype
         Of the products.
+    first : int
+        Number of the first rearrangement: it decides which are multiplied together.
 
     Returns
     -------
@@ -256,12 +258,13 @@ def permute(
     maxima, counts = np.full(len(index), -np.inf), np.zeros(n_voxels, dtype=np.int64)
     two_sided = test.signed and test.two_sided
     levels = None if observed is None else (np.abs(observed) if two_sided else observed).astype(dtype)
-    for start in range(0, len(index), together):
-        part = slice(start, min(start + together, len(index)))
-        # A batch is filled up: the shape of a product must not depend on how many are asked for.
-        rows = np.resize(np.arange(part.start, part.stop), together)
+    for start in range(-(first % together), len(index), together):
+        # A batch is filled up, and a rearrangement has its own place in it: neither the shape of a product nor the
+        # row of it that is looked at depends on how many are asked for, or asked for first.
+        rows = np.arange(start, start + together).clip(0, len(index) - 1)
+        part = slice(max(start, 0), min(start + together, len(index)))
         for tile, share in zip(tiles, _shares_of(tiles, test, index[rows], sign[rows], dtype), strict=True):
-            values = share[: part.stop - start]
+            values = share[part.start - start : part.stop - start]
             if maps is not None or not _even(test):
                 stats = _stats_of(tile, values, test)
                 values = values if _even(test) else stats

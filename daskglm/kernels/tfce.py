@@ -5,6 +5,7 @@ is the number of voxels of the cluster around it at that height: Smith & Nichols
 `enhance` computes the integral itself, by the package tfce. `enhance_stepwise` computes nilearn's sum.
 """
 
+import importlib.util
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,34 @@ class Grid(NamedTuple):
     shape: tuple[int, int, int]
     voxels: npt.NDArray[np.int64]
     connectivity: int = 6
+
+
+def check_enhancement(tfce: bool | str, extent: float, height: float) -> None:
+    """Raise where maps cannot be enhanced: to be known before the work.
+
+    Parameters
+    ----------
+    tfce : bool or "stepwise"
+        How; only the exact integral needs the package.
+    extent, height : float
+        Exponents E and H.
+
+    Raises
+    ------
+    MissingDependencyError
+        Where the package tfce is needed and not installed.
+    ParameterError
+        Where there is no such way, or an exponent is negative.
+    """
+    if tfce not in (True, False, "stepwise"):
+        raise ParameterError(f"tfce is True, False or 'stepwise', but it is {tfce!r}")
+    if tfce is True and importlib.util.find_spec("tfce") is None:
+        raise MissingDependencyError(
+            "TFCE is computed by the package tfce, which is not installed; pip install 'daskglm[tfce]'"
+        )
+    # The negation of what is allowed, for NaN.
+    if not (extent >= 0 and height >= 0):
+        raise ParameterError(f"the exponents of TFCE have to be at least 0, but extent={extent}, height={height}")
 
 
 def enhance(
@@ -69,15 +98,9 @@ def enhance(
         Where the maps and the neighbourhood are not of the same voxels, the connectivity is unknown, or an exponent is
         negative.
     """
-    try:
-        import tfce
-    except ImportError as error:
-        raise MissingDependencyError(
-            "TFCE is computed by the package tfce, which is not installed; pip install 'daskglm[tfce]'"
-        ) from error
-    # The negation of what is allowed, for NaN.
-    if not (extent >= 0 and height >= 0):
-        raise ParameterError(f"the exponents of TFCE have to be at least 0, but extent={extent}, height={height}")
+    check_enhancement(True, extent, height)
+    import tfce
+
     maps = np.asarray(maps, dtype=np.float32)
     size = adjacency.voxels.size if isinstance(adjacency, Grid) else adjacency.shape[0]
     if maps.ndim != 2 or maps.shape[1] != size:

@@ -2,8 +2,8 @@
 
 Usage: ``python tests/benchmarks/bench_inference.py [part ...] [--repeats 3]``
 
-voxels    145,000 voxels, 100 images, one tested regressor, a constant and 2 nuisance columns, two-sided: beside
-          nilearn with 1 and 2 jobs, beside the bare float32 product, and 10,000 permutations.
+voxels    145,000 voxels, 100 images, one tested regressor and a constant, without and with 2 nuisance columns,
+          two-sided: beside nilearn with 1 and 2 jobs, beside the bare float32 product, and 10,000 permutations.
 clusters  the same with cluster size and mass.
 tfce      the same with TFCE, on one core each.
 schemes   1,000 x 50,000, 10 columns: Freedman-Lane, Smith, and a quarter of the voxels incomplete.
@@ -255,22 +255,28 @@ def compare(label: str, theirs: dict, ours: dict, target: str) -> None:
 
 def bench_voxels(folder: str, sizes: Sizes) -> None:
     """Max-t beside nilearn and beside the bare product."""
-    apart("simulate", folder, FMRI, sizes(145_000), 100, 2, True)
-    again = {"repeats": sizes.repeats}
-    ours = apart("permutations", folder, "daskglm", sizes.counts(2_000, 10_000), {"n_jobs": CORES}, **again)
-    for n_jobs in (1, CORES):
-        theirs = apart("permutations", folder, "nilearn", [20, 200 * n_jobs], {"n_jobs": n_jobs}, **again)
-        compare(f"voxels, nilearn's n_jobs={n_jobs}", theirs, ours, "30")
-    smith = {"n_jobs": CORES, "scheme": "smith"}
-    one = apart("permutations", folder, "daskglm", sizes.counts(2_000, 10_000), smith, **again)
-    for scheme, width, found in (("freedman-lane", 3, ours), ("smith", 1, one)):
-        bare = apart("product", folder, width, **again)
-        print(
-            f"{scheme}: {found['each'] * 1e3:.2f} ms a permutation, the bare product of {width} rows "
-            f"{bare['each'] * 1e3:.2f} ms: {found['each'] / bare['each']:.2f} times (target 2.5); "
-            f"{sizes.perms(10_000)} permutations {found['total']:.1f} s (target 15 s)",
-            flush=True,
-        )
+    for n_nuisance in (0, 2):
+        apart("simulate", folder, FMRI, sizes(145_000), 100, n_nuisance, True)
+        again = {"repeats": sizes.repeats}
+        theirs = [
+            apart("permutations", folder, "nilearn", [20, 200 * n_jobs], {"n_jobs": n_jobs}, **again)
+            for n_jobs in (1, CORES)
+        ]
+        for scheme, width in (("freedman-lane", n_nuisance + 1), ("smith", 1)):
+            ours = apart(
+                "permutations", folder, "daskglm", sizes.counts(2_000, 10_000),
+                {"n_jobs": CORES, "scheme": scheme}, **again,
+            )  # fmt: skip
+            for n_jobs, found in zip((1, CORES), theirs, strict=True):
+                label = f"voxels, {n_nuisance} nuisance columns, {scheme}, nilearn's n_jobs={n_jobs}"
+                compare(label, found, ours, "30")
+            bare = apart("product", folder, width, **again)
+            print(
+                f"{ours['each'] * 1e3:.2f} ms a permutation, the bare product of {width} rows "
+                f"{bare['each'] * 1e3:.2f} ms: {ours['each'] / bare['each']:.2f} times (target 2.5); "
+                f"{sizes.perms(10_000)} permutations {ours['total']:.1f} s (target 15 s)",
+                flush=True,
+            )
 
 
 def bench_clusters(folder: str, sizes: Sizes) -> None:

@@ -15,7 +15,7 @@ from nibabel import Nifti1Image
 from scipy import stats
 
 from daskglm.design.rearrangements import plan_rearrangements
-from daskglm.errors import ContrastError, ImageError, ParameterError
+from daskglm.errors import ContrastError, ImageError, MissingDependencyError, ParameterError
 from daskglm.graph import permutation as graph
 from daskglm.inference.permutation import permutation_test
 from daskglm.schema.datasets import images_dataset
@@ -272,13 +272,39 @@ def test_families_are_wrong_as_often_as_promised_with_missing_voxels(at_random):
     assert_calibrated(rejections(simulate, 150), 150)
 
 
-def test_nothing_is_computed_before_it_is_needed():
+@pytest.mark.parametrize(
+    "wrong", [{"threshold": 3.1}, {"tfce": "steps"}, {"height": -1.0, "tfce": True}, {"connectivity": 8}, {"n_perm": 0}]
+)
+def test_what_is_wrong_is_told_before_anything_is_read(wrong):
     def refuse(*given, **named):
-        raise AssertionError("computed too early")
+        raise AssertionError("read too early")
 
-    lazy = images(noise(10), (5, 60))
+    lazy, design = images(noise(10), (5, 60)), pd.DataFrame({"x": noise(10)[:, 0], "mean": 1.0})
+    with dask.config.set(scheduler=refuse), pytest.raises(ParameterError):
+        permutation_test(lazy, design, {"x": "x"}, **wrong)
     with dask.config.set(scheduler=refuse), pytest.raises(ContrastError):
-        permutation_test(lazy, pd.DataFrame({"x": noise(10)[:, 0], "mean": 1.0}), {"x": "y"})
+        permutation_test(lazy, design, {"x": "y"})
+
+
+def test_without_the_package_of_tfce_it_is_told_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"daskglm\[tfce\]"):
+        permutation_test(images(noise(10)), pd.DataFrame({"mean": np.ones(10)}), {"mean": "mean"}, tfce=True)
+
+
+def test_images_beyond_the_memory_give_the_same(monkeypatch):
+    values, design = noise(15), pd.DataFrame({"x": noise(15, 4)[:, 0], "mean": np.ones(15)})
+    named = {"n_perm": 100, "threshold": 0.05, "tfce": True}
+    whole = permutation_test(images(values), design, {"x": "x", "mean": "x, mean"}, **named)
+    calls = []
+    original = graph._prepare
+    monkeypatch.setattr(graph, "_prepare", lambda *given: calls.append(0) or original(*given))
+    monkeypatch.setattr(graph, "memory_limit", lambda: 0)
+    monkeypatch.setattr(graph, "_UNIT", (25, 25))
+    found = permutation_test(images(values, (4, 50)), design, {"x": "x", "mean": "x, mean"}, **named)
+    assert len(calls) == 4  # once a unit: nothing is kept
+    for name in whole:
+        assert np.array_equal(found[name].values, whole[name].values, equal_nan=True), name
 
 
 def test_groups_with_variances_of_their_own_equal_welch_under_every_flip():

@@ -117,3 +117,10 @@ def test_other_voxels_are_refused(call):
     rest = () if call is label_clusters else (True,)
     with pytest.raises(ParameterError, match="3 voxels"):
         call(np.zeros(3), sparse.csr_array((2, 2), dtype=bool), 1.0, *rest)
+
+
+def test_labels_on_a_ring_of_vertices():
+    ring = np.zeros((6, 6), dtype=bool)
+    ring[np.arange(6), (np.arange(6) + 1) % 6] = True
+    labels = label_clusters(np.array([1.0, 1, 0, 1, 0, 1]), sparse.csr_array(ring | ring.T), 0.0)
+    assert labels.tolist() == [1, 1, 0, 2, 0, 1]

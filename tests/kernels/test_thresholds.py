@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import ndimage
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from daskglm.kernels.adjacency import grid_adjacency
-from daskglm.kernels.clusters_table import cluster_peaks, components, large, rank_clusters
+from daskglm.kernels.clusters_table import cluster_peaks, large, rank_clusters
 from daskglm.kernels.thresholds import fdr_threshold, hommel_value, true_positive_fractions, z_threshold
 
 seeds = st.integers(0, 2**32 - 1)
@@ -122,28 +120,6 @@ def test_a_cluster_has_no_more_discoveries_than_voxels(z: np.ndarray) -> None:
 
 def test_no_cluster_no_fraction() -> None:
     assert true_positive_fractions(np.zeros(3), np.zeros(3, np.int32), 3, 0.05).size == 0
-
-
-@given(seeds, st.sampled_from([6, 18, 26]), st.floats(0.05, 0.6))
-def test_components_are_those_of_ndimage(seed: int, connectivity: int, density: float) -> None:
-    rng = np.random.default_rng(seed)
-    shape = tuple(int(size) for size in rng.integers(1, 8, 3))
-    mask, keep = rng.random(shape) < 0.8, rng.random(shape) < density
-    voxels = np.flatnonzero(mask.ravel(order="F"))
-    labels = components(grid_adjacency(shape, voxels, connectivity), keep.ravel(order="F")[voxels])
-    structure = ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
-    # The transposed grid is met in Fortran order, which is that of the numbers too.
-    expected = ndimage.label((mask & keep).T, structure)[0].ravel()[voxels]
-    np.testing.assert_array_equal(labels, expected)
-
-
-def test_components_of_a_ring_of_vertices() -> None:
-    from scipy.sparse import csr_array
-
-    ring = np.zeros((6, 6), dtype=bool)
-    ring[np.arange(6), (np.arange(6) + 1) % 6] = True
-    labels = components(csr_array(ring | ring.T), np.array([1, 1, 0, 1, 0, 1], dtype=bool))
-    assert labels.tolist() == [1, 1, 0, 2, 0, 1]
 
 
 def test_large_and_ranked_clusters() -> None:
