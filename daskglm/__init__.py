@@ -75,6 +75,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module."""
+    if name == "cluster":  # a package of its own, for daskglm.cluster.connect
+        return import_module("daskglm.cluster")
     if name not in _HOMES:
         raise AttributeError(f"module 'daskglm' has no attribute {name!r}")
     value = getattr(import_module(f"daskglm.{_HOMES[name]}"), name)

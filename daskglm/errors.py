@@ -47,6 +47,22 @@ class OutputError(DaskGLMError, OSError):
     """An output folder cannot be written or already holds results."""
 
 
+class MemoryLimitError(DaskGLMError, MemoryError):
+    """A run needs more memory than its workers may have."""
+
+
+class LostWorkerError(DaskGLMError, RuntimeError):
+    """A task ended each worker of a cluster that it was given to."""
+
+
+class DiskSpaceError(OutputError):
+    """The results of a run do not fit onto the disk."""
+
+
+class StorageError(DaskGLMError, OSError):
+    """An object store does not answer, or refuses."""
+
+
 class MissingDependencyError(DaskGLMError, ImportError):
     """An optional dependency is needed and absent."""
 

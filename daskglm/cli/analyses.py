@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from daskglm.cli.options import console, image_options, named, on_cluster, one_or_many, pairs, run_options
+from daskglm.cli.options import console, image_options, named, one_or_many, pairs, run_options, running
 from daskglm.errors import ContrastError, listing
 
 
@@ -17,7 +17,15 @@ from daskglm.errors import ContrastError, listing
               help="Stop at a file that cannot be used, or leave its subject out.")  # fmt: skip
 @image_options
 @run_options
-def convert(images: tuple[str, ...], output: str, cluster: str | None, quiet: bool, **options: Any) -> None:
+def convert(
+    images: tuple[str, ...],
+    output: str,
+    cluster: str | None,
+    performance_report: str | None,
+    log_file: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Convert images to a Zarr store.
 
     IMAGES are one 3-D file a subject, or a quoted glob.
@@ -27,7 +35,7 @@ def convert(images: tuple[str, ...], output: str, cluster: str | None, quiet: bo
     from daskglm.models.convert import convert as run
     from daskglm.report.summary import print_conversion
 
-    with on_cluster(cluster):
+    with running(cluster, performance_report, log_file, quiet):
         result = run(one_or_many(images), output, progress=not quiet, **options)
     print_conversion(result, console())
 
@@ -47,6 +55,8 @@ def group(
     contrasts: tuple[str, ...],
     f_contrasts: tuple[str, ...],
     cluster: str | None,
+    performance_report: str | None,
+    log_file: str | None,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -60,7 +70,7 @@ def group(
     from daskglm.report.summary import print_group
 
     source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
-    with on_cluster(cluster), _naming_contrasts(images, source):
+    with running(cluster, performance_report, log_file, quiet), _naming_contrasts(images, source):
         result = group_analysis(
             source, output, formula, chosen, f_contrasts=named(f_contrasts),
             progress=not quiet, **options,
@@ -97,6 +107,8 @@ def permute(
     contrasts: tuple[str, ...],
     f_contrasts: tuple[str, ...],
     cluster: str | None,
+    performance_report: str | None,
+    log_file: str | None,
     quiet: bool,
     one_sided: bool,
     connectivity: str,
@@ -112,7 +124,7 @@ def permute(
     from daskglm.report.summary import print_permutation
 
     source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
-    with on_cluster(cluster), _naming_contrasts(images, source):
+    with running(cluster, performance_report, log_file, quiet), _naming_contrasts(images, source):
         result = permutation_analysis(
             source, output, formula, chosen, f_contrasts=named(f_contrasts), two_sided=not one_sided,
             connectivity=int(connectivity), progress=not quiet, **options,
@@ -160,6 +172,8 @@ def first_level(
     filters: tuple[str, ...],
     drift: str,
     cluster: str | None,
+    performance_report: str | None,
+    log_file: str | None,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -174,7 +188,7 @@ def first_level(
 
     if not contrasts and not f_contrasts:
         raise ContrastError("a first-level analysis needs a contrast; give --contrast or --f-contrast")
-    with on_cluster(cluster):
+    with running(cluster, performance_report, log_file, quiet):
         result = first_level_analysis(
             dataset, output, named(contrasts), f_contrasts=named(f_contrasts), subjects=subjects or None,
             filters=pairs(filters), drift_model=None if drift == "none" else drift, progress=not quiet, **options,

@@ -7,16 +7,35 @@ import click
 
 from daskglm.cli.analyses import convert, first_level, group, permute
 from daskglm.cli.options import console
+from daskglm.cli.plan import plan
+from daskglm.cli.runs import ended_by_signal, resume, status
 from daskglm.errors import DaskGLMError
+from daskglm.io.journal import COMMAND
+from daskglm.io.provenance import redact
 
+_ARGUMENTS = "daskglm.arguments"
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
 class _Group(click.Group):
     """Commands whose errors are one clear line and status 2."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments as they were given."""
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; tracebacks are for ``--debug``."""
+        """Run a command, whose arguments the journal keeps; tracebacks are for ``--debug``."""
+        before = COMMAND.set(ctx.meta[_ARGUMENTS])
+        try:
+            with ended_by_signal():
+                return self._invoke(ctx)
+        finally:
+            COMMAND.reset(before)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what goes wrong is told in a line."""
         try:
             with warnings.catch_warnings():
                 if not ctx.params.get("debug"):
@@ -25,27 +44,26 @@ class _Group(click.Group):
         except DaskGLMError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"daskglm: {error}", err=True)
+            click.echo(f"daskglm: {redact(str(error))}", err=True)
             ctx.exit(2)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            fault = " ".join(f"{type(error).__name__}: {error}".split())
+            fault = redact(" ".join(f"{type(error).__name__}: {error}".split()))
             click.echo(f"daskglm: unexpected error, please report it ({fault}); --debug shows where", err=True)
             ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo(
-                "daskglm: interrupted; convert, first-level and permute go on where they were when given again",
-                err=True,
-            )
-            ctx.exit(130)
+        except KeyboardInterrupt as interruption:
+            # The journal of the run notes the command that goes on.
+            how = next(iter(getattr(interruption, "__notes__", [])), "give the same command again")
+            click.echo(f"daskglm: interrupted; what is done is kept; to go on: {how}", err=True)
+            ctx.exit(getattr(interruption, "status", 130))
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Print a warning as one line, without the line of code that it came from."""
-    click.echo(f"daskglm: warning: {' '.join(str(message).split())}", err=True)
+    click.echo(f"daskglm: warning: {redact(' '.join(str(message).split()))}", err=True)
 
 
 @click.group(cls=_Group, context_settings=_SETTINGS)
@@ -84,7 +102,7 @@ def demo(output: str, subjects: int) -> None:
     run_demo(output, subjects, console())
 
 
-for command in (convert, group, permute, first_level):
+for command in (convert, group, permute, first_level, plan, status, resume):
     main.add_command(command)
 
 

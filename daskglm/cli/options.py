@@ -1,13 +1,17 @@
 """What commands share: options, and texts that stand for contrasts, filters and clusters."""
 
+import logging
+import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import click
 
-from daskglm.errors import ContrastError, ParameterError
+from daskglm.errors import ContrastError, MissingDependencyError, OutputError, ParameterError
+from daskglm.io.provenance import LOG, logged_to
 
 
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,6 +34,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command that runs long."""
     options = [
         click.option("--cluster", help="'local', a scheduler's address or a YAML file; by default threads."),
+        click.option("--performance-report", type=click.Path(), metavar="HTML", help="What the cluster's workers did."),
+        click.option("--log-file", type=click.Path(), metavar="FILE", help="Append what happens, and when."),
         click.option("--quiet", is_flag=True, help="No progress bar."),
     ]
     for option in reversed(options):
@@ -64,13 +70,48 @@ def pairs(filters: tuple[str, ...]) -> list[tuple[str, str]] | None:
     return [(key.strip(), value.strip()) for key, _, value in parts] or None
 
 
-def on_cluster(cluster: str | None) -> Any:
-    """The cluster asked for, its dashboard announced; threads of this process by default."""
-    if cluster is None:
-        return nullcontext()
-    from daskglm.cluster import connect
+@contextmanager
+def running(cluster: str | None, performance_report: str | None, log_file: str | None, quiet: bool) -> Iterator[None]:
+    """The log, and the cluster asked for with its dashboard and report; threads of this process by default."""
+    context = click.get_current_context()
+    with ExitStack() as stack:
+        stack.enter_context(logged_to(log_file, str(context.info_name), context.params))
+        if performance_report is not None:
+            _check_report(performance_report, cluster)
+        if cluster is not None:
+            from daskglm.cluster import connect
 
-    return connect(cluster)
+            client = stack.enter_context(connect(cluster))
+            # After Ctrl-C distributed gathers on, for nobody, and asyncio prints how that ends.
+            logging.getLogger("asyncio").addFilter(_not_of_a_gathering)
+            LOG.info("dashboard at %s", client.dashboard_link)
+            if not quiet:
+                click.echo(f"daskglm: dashboard at {client.dashboard_link}", err=True)
+        if performance_report is not None:
+            import distributed
+
+            stack.enter_context(distributed.performance_report(filename=performance_report))
+        yield
+
+
+def _not_of_a_gathering(record: logging.LogRecord) -> bool:
+    """Whether a message is news: not of the inner end of a gathering of results."""
+    return "exception=AllExit()" not in record.getMessage()
+
+
+def _check_report(path: str, cluster: str | None) -> None:
+    """Raise, before any work, where a performance report cannot be made."""
+    if cluster is None:
+        raise ParameterError(
+            "a performance report is of a cluster's workers, but the command runs on threads; add --cluster local"
+        )
+    if find_spec("bokeh") is None:
+        raise MissingDependencyError(
+            "a performance report is drawn by bokeh, which is not installed; pip install 'daskglm[dashboard]'"
+        )
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise OutputError(f"cannot write the performance report to {path}; choose a file in a folder that exists")
 
 
 def console() -> Any:

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import dask
-
-from daskglm.graph.compute import compute
+from daskglm.graph.compute import compute, shared, task
+from daskglm.graph.progress import Work
 
 
 def run_cohort(
@@ -36,12 +35,13 @@ def run_cohort(
         Receipts of the subjects. Maps travel through files, not through the scheduler; a task that is lost with
         its worker is run again.
     """
-    shared_fit, shared_combine = dask.delayed(fit, pure=True), dask.delayed(combine, pure=True)
+    fit_once, combine_once = shared("how-to-fit", fit), shared("how-to-combine", combine)
     tasks = [
-        dask.delayed(_call)(shared_combine, subject, [dask.delayed(_call)(shared_fit, run) for run in runs])
+        task("combine-runs", _call, combine_once, subject, [task("fit-run", _call, fit_once, run) for run in runs])
         for subject, runs in subjects.items()
     ]
-    return list(compute(*tasks, n_jobs=n_jobs, progress=progress))
+    work = None if progress is None else Work(progress, sum(map(len, subjects.values())), "fit-run")
+    return list(compute(*tasks, n_jobs=n_jobs, progress=work))
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,23 +1,69 @@
 """Running a graph: on the active cluster, or on threads in this process."""
 
+import ctypes
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
+from uuid import uuid4
 
 import dask
 import dask.local
 import dask.threaded
 import joblib
 import psutil
-from dask.callbacks import Callback as DaskCallback
+from dask.tokenize import tokenize
 from threadpoolctl import threadpool_limits
 
-from daskglm.errors import DaskGLMError, ParameterError, StoreError
+from daskglm.errors import ParameterError
+from daskglm.graph.failures import explained
+from daskglm.graph.progress import Work, follow_cluster, threads_followed
 
 
-def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) -> tuple[Any, ...]:
+def task(name: str, function: Callable[..., Any], *arguments: Any, n_out: int | None = None) -> Any:
+    """A call of a function, delayed, under a name that a person understands on the dashboard.
+
+    Parameters
+    ----------
+    name : str
+        What it does, as in "write-chunk": words and hyphens. Dask takes a last word of eight letters that begins
+        with one of a to f for a hash, and drops it.
+    function : callable
+        Function.
+    *arguments : object
+        Its arguments, lazy or not.
+    n_out : int, optional
+        Number of results that can be taken apart.
+
+    Returns
+    -------
+    dask.delayed.Delayed
+        A task of its own, even where the same is asked for twice.
+    """
+    return dask.delayed(function, pure=False, nout=n_out)(*arguments, dask_key_name=f"{name}-{uuid4().hex}")
+
+
+def shared(name: str, value: Any) -> Any:
+    """A value that many tasks need, which travels once.
+
+    Parameters
+    ----------
+    name : str
+        What it is: words and hyphens.
+    value : object
+        Not lazy; a delayed one is returned as it is.
+
+    Returns
+    -------
+    dask.delayed.Delayed
+        Under a key that depends on the contents.
+    """
+    return dask.delayed(value, name=f"{name}-{tokenize(value)}", traverse=False)
+
+
+def compute(*lazy: Any, n_jobs: int | None = None, progress: str | Work | None = None) -> tuple[Any, ...]:
     """Compute lazy objects together.
 
     Parameters
@@ -28,8 +74,8 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
         Threads in this process when no ``distributed.Client`` is active and no scheduler is configured;
         None or -1: all cores, -2: all but one. BLAS runs on one thread meanwhile: threads times BLAS threads
         is at most the number of cores.
-    progress : str or None
-        Show a progress bar under this name.
+    progress : str, Work or None
+        Show progress under this name; of tasks, or of the units that the work consists of.
 
     Returns
     -------
@@ -38,31 +84,21 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | None = None) 
 
     Raises
     ------
-    StoreError
-        Where a chunk of a store fails its checksum.
+    StoreError, MemoryLimitError, LostWorkerError, ClusterError
+        Where a chunk of a store fails its checksum, a task has no memory or ends its workers, or the scheduler is lost.
+
+    Notes
+    -----
+    An interruption (Ctrl-C) ends the tasks of this process where they are, and drops those of a cluster.
     """
-    # dask.base.get_scheduler says the same, but imports distributed to say it.
-    configured = dask.config.get("scheduler", None) is not None or _active_client() is not None
-    with ExitStack() as stack:
-        options: dict[str, Any] = {}
-        if not configured:
-            # Leaving the pool waits for its tasks: after an error or an interruption none goes on in the dark.
-            pool = stack.enter_context(ThreadPoolExecutor(_n_threads(n_jobs)))
-            # The function, not its name: for a name dask imports distributed, which takes longer than a small fit.
-            options = {"scheduler": dask.threaded.get, "pool": pool}
-            stack.enter_context(threadpool_limits(limits=1))
-        if progress is not None:
-            if _active_client() is not None:
-                return _compute_with_client(lazy, progress)
-            stack.enter_context(_ProgressBar(progress))
-        try:
-            return dask.compute(*lazy, **options)
-        except ValueError as error:
-            if "checksum" in str(error) and not isinstance(error, DaskGLMError):  # zarr says no more than that
-                raise StoreError(
-                    f"a chunk of the store is damaged: {error}; restore the store, or convert its images again"
-                ) from error
-            raise
+    client = _active_client()
+    with explained(lazy, client):
+        if client is not None and progress is not None:
+            return _on_cluster(lazy, progress)
+        # dask.base.get_scheduler says the same, but imports distributed to say it.
+        configured = dask.config.get("scheduler", None) is not None or client is not None
+        with threads_followed(progress) if progress is not None else nullcontext():
+            return dask.compute(*lazy) if configured else _on_threads(lazy, _n_threads(n_jobs))
 
 
 def kept_in_memory(*lazy: Any, n_jobs: int | None = None) -> tuple[Any, ...]:
@@ -81,34 +117,6 @@ def kept_in_memory(*lazy: Any, n_jobs: int | None = None) -> tuple[Any, ...]:
         The computed objects, or collections whose parts the workers hold: both can be used in further graphs.
     """
     return compute(*lazy, n_jobs=n_jobs) if _active_client() is None else dask.persist(*lazy)
-
-
-@contextmanager
-def rearrangements_done(total: int, start: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A bar of rearrangements done and time left, on standard error.
-
-    Parameters
-    ----------
-    total, start : int
-        How many there are, and how many were done before.
-    progress : bool
-        Show it.
-
-    Yields
-    ------
-    callable
-        To be told how many are done.
-    """
-    if not progress:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Rearrangements", total=total, completed=start)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def memory_limit() -> int:
@@ -158,6 +166,28 @@ def n_workers(n_jobs: int | None = None) -> int:
     return _n_threads(n_jobs) if client is None else max(1, sum(client.nthreads().values()))
 
 
+def cluster_description(n_jobs: int | None = None) -> dict[str, Any]:
+    """What computations run on, for the record of a result.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        Threads in this process, as for :func:`compute`.
+
+    Returns
+    -------
+    dict
+        ``kind`` ("threads", the class of the cluster, or "scheduler" for one that was running), ``workers``,
+        ``threads`` in all, ``memory`` in bytes in all. No addresses.
+    """
+    client = _active_client()
+    kind, workers = "threads", 1
+    if client is not None:
+        kind = type(client.cluster).__name__ if client.cluster is not None else "scheduler"
+        workers = len(client.nthreads())
+    return {"kind": kind, "workers": workers, "threads": n_workers(n_jobs), "memory": memory_limit()}
+
+
 def _n_threads(n_jobs: int | None) -> int:
     """Number of threads, by joblib's rule."""
     try:
@@ -178,38 +208,55 @@ def _active_client() -> Any:
         return None
 
 
-def _compute_with_client(lazy: tuple[Any, ...], name: str) -> tuple[Any, ...]:
-    """Compute on the cluster, following its tasks from the scheduler."""
-    from distributed.diagnostics.progressbar import TextProgressBar
-
+def _on_cluster(lazy: tuple[Any, ...], progress: str | Work) -> tuple[Any, ...]:
+    """Compute on the active cluster, following its tasks from the scheduler."""
     client = _active_client()
     futures = client.compute(list(lazy))
-    sys.stderr.write(f"{name}: dashboard at {client.dashboard_link}\n")
-    if sys.stderr.isatty():
-        TextProgressBar(futures, loop_timeout="100ms")
-        sys.stderr.write("\n")
-    return tuple(client.gather(futures))
+    try:
+        with explained(lazy, client):  # while the scheduler still knows the tasks
+            follow_cluster(client, futures, progress)
+            return tuple(client.gather(futures))
+    finally:
+        # After an error or an interruption nobody waits for the rest: the scheduler forgets it.
+        for future in futures:
+            if hasattr(future, "release"):
+                future.release()
 
 
-class _ProgressBar(DaskCallback):  # type: ignore[misc]
-    """Tasks done, on a rich progress bar."""
+def _on_threads(lazy: tuple[Any, ...], n_threads: int) -> tuple[Any, ...]:
+    """Compute on threads of this process, BLAS on one thread meanwhile."""
+    # Leaving the pool waits for its tasks: after an error or an interruption none goes on in the dark.
+    with threadpool_limits(limits=1), _Threads(n_threads) as pool:
+        try:
+            # The function, not its name: for a name dask imports distributed, which takes longer than a small fit.
+            return dask.compute(*lazy, scheduler=dask.threaded.get, pool=pool)
+        except Exception:
+            raise
+        except BaseException:
+            pool.interrupt()
+            raise
 
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._name = name
-        self._task: Any = None
+class _Threads(ThreadPoolExecutor):
+    """Threads whose tasks can be ended where they are."""
 
-    def _start_state(self, dsk: Any, state: Any) -> None:
-        total = sum(len(state[key]) for key in ("ready", "waiting"))
-        self._task = self._bar.add_task(self._name, total=total)
-        self._bar.start()
+    def __init__(self, n_threads: int) -> None:
+        super().__init__(n_threads)
+        self._at_work: set[int] = set()
 
-    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
-        self._bar.advance(self._task)
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Run a function on a thread that is known while it runs."""
+        return super().submit(self._call, fn, *args, **kwargs)
 
-    def _finish(self, dsk: Any, state: Any, errored: bool) -> None:
-        self._bar.stop()
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the functions that run: their own cleaning up is done."""
+        for thread in list(self._at_work):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))
+
+    def _call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, noting its thread."""
+        self._at_work.add(threading.get_ident())
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            self._at_work.discard(threading.get_ident())

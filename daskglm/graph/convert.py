@@ -1,21 +1,23 @@
 """Files -> cohort store: one task a chunk of samples."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.errors import DaskGLMError
-from daskglm.graph.compute import compute
-from daskglm.graph.images import Preparation, read_prepared
-from daskglm.io.nifti import checksum
+from daskglm.errors import DaskGLMError, StorageError
+from daskglm.graph.compute import compute, shared, task
+from daskglm.graph.images import Preparation, read_prepared, read_with_checksum
+from daskglm.graph.progress import Work
+from daskglm.io.files import state
 from daskglm.io.store import SAMPLES_PER_CHUNK
 from daskglm.io.store_writing import Rows, allocate, write_samples
 from daskglm.schema.datasets import SOURCE_COLUMNS
+
+# Counts of so many chunks are added by one task: none but the last go to the client.
+_COUNTS_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,15 @@ def write_files(
     """
     names, paths = list(files), list(files.values())
     kinds = {name: np.zeros(1, object if name == "source" else np.int64) for name in SOURCE_COLUMNS}
-    shared = dask.delayed(how, pure=True)
+    once = shared("preparation", how)
     tasks, done = [], 0
     for target in allocate(store, len(names), {**columns, **kinds}):
         part = slice(done, done + target.rows.size)
         done = part.stop
         own = {name: values[part] for name, values in columns.items()}
-        tasks.append(dask.delayed(_write_chunk)(store, target, names[part], paths[part], own, shared, on_error))
-    return list(compute(*tasks, progress=progress))
+        tasks.append(task("write-chunk", _write_chunk, store, target, names[part], paths[part], own, once, on_error))
+    work = None if progress is None else Work(progress, len(names), "write-chunk")
+    return list(compute(*tasks, progress=work))
 
 
 def count_coverage(
@@ -101,12 +104,44 @@ def count_coverage(
     ImageError
         For "stop", naming the file.
     """
-    names, shared = list(files), dask.delayed(how, pure=True)
+    names, once = list(files), shared("preparation", how)
     parts = [names[start : start + SAMPLES_PER_CHUNK] for start in range(0, len(names), SAMPLES_PER_CHUNK)]
-    tasks = [dask.delayed(_count_chunk)({name: files[name] for name in part}, shared, on_error) for part in parts]
-    counted = compute(*tasks)
-    faults = {name: reason for _, found in counted for name, reason in found.items()}
-    return np.sum([counts for counts, _ in counted], axis=0), faults
+    tasks = [
+        task("count-observed", _count_chunk, {name: files[name] for name in part}, once, on_error) for part in parts
+    ]
+    while len(tasks) > 1:
+        groups = [tasks[start : start + _COUNTS_TOGETHER] for start in range(0, len(tasks), _COUNTS_TOGETHER)]
+        tasks = [task("add-observed", _add_counts, group) for group in groups]
+    ((counts, faults),) = compute(*tasks)
+    return counts, faults
+
+
+def coverage_tree(n_files: int) -> list[int]:
+    """Tasks of :func:`count_coverage`.
+
+    Parameters
+    ----------
+    n_files : int
+        How many files there are.
+
+    Returns
+    -------
+    list of int
+        How many read files; how many add what some of those counted; and so on, to one.
+    """
+    levels = [-(-n_files // SAMPLES_PER_CHUNK)]
+    while levels[-1] > 1:
+        levels.append(-(-levels[-1] // _COUNTS_TOGETHER))
+    return levels
+
+
+def _add_counts(parts: Sequence[tuple[NDArray[np.int64], dict[str, str]]]) -> tuple[NDArray[np.int64], dict[str, str]]:
+    """Coverage of the files of all parts."""
+    counts, faults = np.zeros_like(parts[0][0]), dict[str, str]()
+    for some, found in parts:
+        counts += some
+        faults |= found
+    return counts, faults
 
 
 def _count_chunk(files: Mapping[str, str], how: Preparation, on_error: str) -> tuple[NDArray[np.int64], dict[str, str]]:
@@ -115,6 +150,8 @@ def _count_chunk(files: Mapping[str, str], how: Preparation, on_error: str) -> t
     for name, path in files.items():
         try:
             values = read_prepared(path, how)[0]
+        except StorageError:
+            raise
         except DaskGLMError as error:
             if on_error == "stop":
                 raise
@@ -139,10 +176,13 @@ def _write_chunk(
     sources = {name: np.zeros(len(paths), np.int64) for name in SOURCE_COLUMNS[1:]}
     for index, (name, path) in enumerate(zip(names, paths, strict=True)):
         try:
-            data[index] = read_prepared(path, how)[0]
-            state = os.stat(path)
-            for column, value in zip(sources.values(), (state.st_size, state.st_mtime_ns, checksum(path)), strict=True):
+            # The state first: a change while reading shows as one, later.
+            size, version = state(path)
+            (data[index],), crc32 = read_with_checksum(path, how)
+            for column, value in zip(sources.values(), (size, version, crc32), strict=True):
                 column[index] = value
+        except StorageError:  # says nothing of the file
+            raise
         except (DaskGLMError, OSError) as error:
             if on_error == "stop":
                 raise

@@ -13,7 +13,7 @@ from daskglm.kernels.moments import Array, block_moments
 from daskglm.kernels.solve import Fit, solve
 
 # Moments added together by one task of the sum: two, so that few are alive at a time.
-_SUM_TOGETHER = 2
+SUM_TOGETHER = 2
 
 
 def sum_moments(data: da.Array, basis: Basis, design: Array, weights: Any = None) -> da.Array:
@@ -36,6 +36,22 @@ def sum_moments(data: da.Array, basis: Basis, design: Array, weights: Any = None
         (v,) objects: the :class:`Moments` of each chunk of voxels. Reading a block and summing it is one
         task; no data travels.
     """
+    return total_moments(block_sums(data, basis, design, weights))
+
+
+def block_sums(data: da.Array, basis: Basis, design: Array, weights: Any = None) -> da.Array:
+    """Moments of each block of images, as :func:`sum_moments` adds them.
+
+    Parameters
+    ----------
+    data, basis, design, weights
+        As for :func:`sum_moments`.
+
+    Returns
+    -------
+    dask.array.Array
+        (b, v) objects: the :class:`Moments` of each chunk of samples and voxels.
+    """
     by_voxel = weights is not None and weights.ndim == 2
     rows = _rows_of_blocks(data.chunks[0], design @ basis.to_basis, None if by_voxel else weights)
     arguments = [data, "ij", rows, "i", basis.constant, None]
@@ -43,7 +59,7 @@ def sum_moments(data: da.Array, basis: Basis, design: Array, weights: Any = None
         lazy = weights if isinstance(weights, da.Array) else da.from_array(weights, data.chunks)
         arguments += [lazy.rechunk(data.chunks), "ij"]
     # Without contraction of an index Dask fuses this with the reading of the block.
-    blocks = da.blockwise(
+    return da.blockwise(
         _moments_of_block,
         "ij",
         *arguments,
@@ -51,8 +67,24 @@ def sum_moments(data: da.Array, basis: Basis, design: Array, weights: Any = None
         dtype=object,
         meta=np.empty((0, 0), dtype=object),
         adjust_chunks={"i": 1, "j": 1},
+        token="block-moments",
     )
-    return blocks.sum(axis=0, split_every=_SUM_TOGETHER)
+
+
+def total_moments(blocks: da.Array) -> da.Array:
+    """Add moments over the samples.
+
+    Parameters
+    ----------
+    blocks : (b, v) dask array of Moments
+        From :func:`block_sums`.
+
+    Returns
+    -------
+    dask.array.Array
+        (v,) objects.
+    """
+    return _summed(blocks, object, "sum-moments")
 
 
 def solve_moments(moments: da.Array, min_count: int) -> da.Array:
@@ -70,7 +102,7 @@ def solve_moments(moments: da.Array, min_count: int) -> da.Array:
     dask.array.Array
         (v,) objects: the :class:`Fit` of each chunk of voxels.
     """
-    return da.map_blocks(_solve_block, moments, min_count, dtype=object, meta=np.empty(0, dtype=object))
+    return da.map_blocks(_solve_block, moments, min_count, dtype=object, meta=np.empty(0, dtype=object), token="solve")
 
 
 def coverage(data: da.Array) -> da.Array:
@@ -86,8 +118,9 @@ def coverage(data: da.Array) -> da.Array:
     dask.array.Array
         (V,) int64. Outside the brain images hold NaN or exact zeros.
     """
-    seen = da.map_blocks(_seen_in_block, data, dtype=np.int64, chunks=((1,) * len(data.chunks[0]), data.chunks[1]))
-    return seen.sum(axis=0, split_every=_SUM_TOGETHER)
+    chunks = ((1,) * len(data.chunks[0]), data.chunks[1])
+    seen = da.map_blocks(_seen_in_block, data, dtype=np.int64, chunks=chunks, token="block-observed")
+    return _summed(seen, np.int64, "count-observed")
 
 
 def fewest(min_coverage: float, n_samples: int) -> int:
@@ -130,6 +163,13 @@ def contrast_maps(fit: Fit, basis: Basis, contrasts: Mapping[str, tuple[Array, s
         else f_contrast(fit, weights @ basis.to_basis)
         for name, (weights, kind) in contrasts.items()
     }
+
+
+def _summed(blocks: da.Array, dtype: Any, name: str) -> da.Array:
+    """The sum over the first axis, under a name: ``sum`` of an array gives none."""
+    return da.reduction(
+        blocks, np.sum, np.sum, axis=0, dtype=dtype, split_every=SUM_TOGETHER, name=name, meta=np.empty(0, dtype)
+    )
 
 
 def _rows_of_blocks(chunks: tuple[int, ...], regressors: Array, weights: Array | None) -> da.Array:

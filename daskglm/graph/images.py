@@ -12,7 +12,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.errors import CorruptImageError, ImageError, MissingDependencyError, SpaceError
-from daskglm.io.nifti import NiftiHeader, read_header, read_values
+from daskglm.graph.compute import shared
+from daskglm.io.files import each
+from daskglm.io.nifti import NiftiHeader, checksum, read_header, read_values
 from daskglm.kernels.smoothing import smooth
 from daskglm.schema.space import VolumeSpace
 
@@ -108,6 +110,30 @@ def check_any_finite(values: NDArray[Any], name: str, remedy: str = "restore the
         raise ImageError(f"{name} has no finite value in the mask; {remedy}")
 
 
+def check_varies(values: NDArray[Any], name: str) -> None:
+    """Raise where an image has one and the same value everywhere: it failed to be made, and says nothing.
+
+    Parameters
+    ----------
+    values : (m, V) array
+        Values of an image in the mask; a single voxel, or finite value, cannot vary.
+    name : str
+        What it is, for the message.
+
+    Raises
+    ------
+    ImageError
+        Naming it.
+    """
+    for row in values:
+        finite = row[np.isfinite(row)]
+        if finite.size > 1 and (finite == finite[0]).all():
+            raise ImageError(
+                f"an image varies within the mask, but {name} is {finite[0]:g} in all {finite.size:,} voxels; restore "
+                "the image or drop its subject"
+            )
+
+
 def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> NDArray[Any]:
     """Read one file, verified, as vectors (m, V): one row a volume.
 
@@ -128,12 +154,35 @@ def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> 
     Raises
     ------
     ImageError
-        Where the file is damaged, on another grid, or nowhere finite; it is named.
+        Where the file is damaged, on another grid, nowhere finite, or the same everywhere; it is named.
     """
+    return _read(path, how, volumes)[0]
+
+
+def read_with_checksum(path: str, how: Preparation) -> tuple[NDArray[Any], int]:
+    """As :func:`read_prepared`, and the CRC-32 of the file as it is on disk; a URL is read once for both.
+
+    Parameters
+    ----------
+    path, how
+        As :func:`read_prepared`.
+
+    Returns
+    -------
+    values : (m, V) array
+    crc32 : int
+    """
+    prepared, header = _read(path, how, slice(None))
+    return prepared, checksum(path) if header.crc32 is None else header.crc32
+
+
+def _read(path: str, how: Preparation, volumes: slice) -> tuple[NDArray[Any], NiftiHeader]:
+    """Read one file, verified, as vectors, and its header."""
     header, values = read_values(path, volumes)
     prepared = prepare(values, header.shape, header.affine, path, how)
     check_any_finite(prepared, path)
-    return prepared
+    check_varies(prepared, path)
+    return prepared, header
 
 
 def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHeader | None], dict[str, Exception]]:
@@ -153,7 +202,7 @@ def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHead
     faults : dict
         Path to what is wrong with it.
     """
-    scanned = [_scan(path, how, alone=len(paths) == 1) for path in paths]
+    scanned = each(lambda path: _scan(path, how, alone=len(paths) == 1), paths)
     faults = {path: error for path, (_, error) in zip(paths, scanned, strict=True) if error is not None}
     return [header for header, _ in scanned], faults
 
@@ -289,10 +338,10 @@ def _array_of_rows(
     keys[:] = list(rows)
     blocks = da.from_array(keys, chunks=(tuple(sizes),))
     # The space travels once, not with every task.
-    shared = dask.delayed(how, pure=True)
+    once = shared("preparation", how)
     return da.map_blocks(
-        reader, blocks, shared, dtype, dtype=dtype, chunks=(tuple(sizes), (n_voxels,)), new_axis=1,
-        meta=np.empty((0, 0), dtype), name=f"images-{dask.base.tokenize(rows, how, dtype)}",
+        reader, blocks, once, dtype, dtype=dtype, chunks=(tuple(sizes), (n_voxels,)), new_axis=1,
+        meta=np.empty((0, 0), dtype), name=f"read-images-{dask.base.tokenize(rows, how, dtype)}",
     )  # fmt: skip
 
 

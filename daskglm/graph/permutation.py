@@ -1,9 +1,10 @@
 """Permutation tests as a graph: (rearrangements, voxels) -> maxima, counts, and whole maps for clusters."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import dask
 import dask.array as da
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskglm.design.rearrangements import Rearrangements
-from daskglm.graph.compute import compute, kept_in_memory, memory_limit, n_workers
+from daskglm.graph.compute import compute, kept_in_memory, memory_limit, n_workers, shared, task
 from daskglm.kernels.moments import Array
 from daskglm.kernels.permutation_blocks import TILE, Test, Tile, compared, make_tiles, observe, permute
 
@@ -79,30 +80,35 @@ class Blocks:
         Voxels at which they begin, and V.
     n_rows : int
         n.
-    n_bytes : int
-        Of the images.
+    tiles : list of tiles, or None
+        The blocks prepared for each test, in memory or delayed; None: prepared again for each unit.
     """
 
     parts: list[Any]
     edges: list[int]
     n_rows: int
-    n_bytes: int
+    tiles: list[Any] | None = None
 
 
-def voxel_blocks(data: da.Array, n_jobs: int | None = None) -> Blocks:
-    """Cut images into blocks of voxels, and keep them in memory where they take less than 0.4 of it.
+def voxel_blocks(data: da.Array, n_tests: int, n_jobs: int | None = None) -> Blocks:
+    """Cut images into blocks of voxels.
+
+    What takes less than 0.4 of the memory is kept there: the blocks as they are prepared for the tests (by
+    :func:`observed`), or else the images.
 
     Parameters
     ----------
     data : (n, V) dask array
         Images.
+    n_tests : int
+        How many tests there are to be.
     n_jobs : int or None
         Threads, where no cluster is active.
 
     Returns
     -------
     Blocks
-        Lazy blocks are read again for each unit of rearrangements.
+        Lazy blocks that are not kept are read again for each unit of rearrangements.
     """
     n_rows, n_voxels = data.shape
     per_worker = -(-n_voxels // (2 * n_workers(n_jobs)))
@@ -110,12 +116,15 @@ def voxel_blocks(data: da.Array, n_jobs: int | None = None) -> Blocks:
     edges = [*range(0, n_voxels, width), n_voxels]
     lazy = data.rechunk(((n_rows,), tuple(stop - start for start, stop in pairwise(edges))))
     parts = lazy.to_delayed().reshape(-1).tolist()
-    if lazy.nbytes <= _RESIDENT * memory_limit():
+    room = _RESIDENT * memory_limit()
+    if n_tests * lazy.nbytes <= room:
+        return Blocks(parts, edges, n_rows, tiles=[])
+    if lazy.nbytes <= room:
         parts = list(kept_in_memory(*parts, n_jobs=n_jobs))
-    return Blocks(parts, edges, n_rows, lazy.nbytes)
+    return Blocks(parts, edges, n_rows)
 
 
-def observed(blocks: Blocks, tests: Sequence[Test], n_jobs: int | None = None) -> Observed:
+def observed(blocks: Blocks, tests: Sequence[Test], n_jobs: int | None = None) -> tuple[Observed, Blocks]:
     """Statistics of the data as they are.
 
     Parameters
@@ -129,12 +138,17 @@ def observed(blocks: Blocks, tests: Sequence[Test], n_jobs: int | None = None) -
 
     Returns
     -------
-    Observed
+    seen : Observed
+    blocks : Blocks
+        With their tiles, where those are kept.
     """
-    shared = dask.delayed(list(tests), traverse=False)
-    found = compute(*[dask.delayed(_observe_block)(part, shared) for part in blocks.parts], n_jobs=n_jobs)
+    once, keep = shared("tests", list(tests)), blocks.tiles is not None
+    lazy = [task("observe-block", _observe_block, part, once, keep, n_out=2) for part in blocks.parts]
+    both = kept_in_memory(*lazy, n_jobs=n_jobs) if keep else lazy
+    found = compute(*[item[0] for item in both], n_jobs=n_jobs)
     share, freedom, count = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
-    return Observed(share, freedom, count[0])
+    tiles = [item[1] for item in both] if keep else None
+    return Observed(share, freedom, count[0]), replace(blocks, tiles=tiles)
 
 
 def units(
@@ -175,14 +189,11 @@ def units(
     """
     sizes = unit_size(blocks.n_rows, blocks.edges[-1], on_map is not None)
     levels = [compared(share, test, free) for share, test, free in zip(seen.share, tests, seen.freedom, strict=True)]
-    shared = dask.delayed(list(tests), traverse=False)
-    prepared = None
-    if blocks.n_bytes * (1 + len(tests)) <= _RESIDENT * memory_limit():
-        prepared = kept_in_memory(*[dask.delayed(_prepare)(part, shared) for part in blocks.parts], n_jobs=n_jobs)
+    once = shared("tests", list(tests))
     plan = _Plan(
-        blocks, prepared, shared, dask.delayed(rearrangements, traverse=False),
-        [dask.delayed(np.array([row[a:b] for row in levels])) for a, b in pairwise(blocks.edges)],
-        None if on_map is None else dask.delayed(on_map, traverse=False), dask.delayed(enhanced), sizes[1],
+        blocks, once, shared("rearrangements", rearrangements),
+        [shared("levels", np.array([row[a:b] for row in levels])) for a, b in pairwise(blocks.edges)],
+        None if on_map is None else shared("on-map", on_map), shared("enhanced", enhanced), sizes[1],
     )  # fmt: skip
     firsts = range(start, rearrangements.count, sizes[0])
     at_once = max(1, -(-2 * n_workers(n_jobs) // len(blocks.parts)))
@@ -216,10 +227,9 @@ def unit_size(n_rows: int, n_voxels: int, whole_maps: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What every unit needs, delayed; `prepared` where blocks are prepared once and kept."""
+    """What every unit needs, delayed."""
 
     blocks: Blocks
-    prepared: Any
     tests: Any
     rearrangements: Any
     levels: list[Any]
@@ -230,27 +240,30 @@ class _Plan:
 
 def _lazy_unit(plan: _Plan, first: int, last: int) -> Any:
     """The graph of one unit: drawn once, each block multiplied, whole maps in groups."""
-    drawn = plan.rearrangements.take(first, last, pure=False)
+    drawn = plan.rearrangements.take(first, last, dask_key_name=f"draw-rearrangements-{uuid4().hex}")
     bounds = [] if plan.on_map is None else [*range(0, last - first, plan.together), last - first]
     n_groups = max(0, len(bounds) - 1)
     # Tasks of this unit alone where they are not kept: nothing holds on to what they made.
-    prepared = plan.prepared or [dask.delayed(_prepare)(part, plan.tests) for part in plan.blocks.parts]
-    tiles = [dask.delayed(item, traverse=False) for item in prepared]
+    prepared = plan.blocks.tiles or [task("prepare-block", _prepare, part, plan.tests) for part in plan.blocks.parts]
+    tiles = [dask.delayed(item, name=f"tiles-{uuid4().hex}", traverse=False) for item in prepared]
     done = [
-        dask.delayed(_permute_block, nout=2 + n_groups)(item, plan.tests, drawn, level, bounds, first)
+        task("permute-block", _permute_block, item, plan.tests, drawn, level, bounds, first, n_out=2 + n_groups)
         for item, level in zip(tiles, plan.levels, strict=True)
     ]
     groups = [
-        dask.delayed(_on_maps)([item[2 + group] for item in done], plan.on_map, plan.enhanced)
+        task("enhance-maps", _on_maps, [item[2 + group] for item in done], plan.on_map, plan.enhanced)
         for group in range(n_groups)
     ]
-    return dask.delayed(_unit)(first, last, [item[0] for item in done], [item[1] for item in done], groups)
+    return task("join-unit", _unit, first, last, [item[0] for item in done], [item[1] for item in done], groups)
 
 
-def _observe_block(block: NDArray[Any], tests: Sequence[Test]) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Share and freedom (R, V) and count (1, V) of a block."""
+def _observe_block(
+    block: NDArray[Any], tests: Sequence[Test], keep: bool
+) -> tuple[tuple[Array, Array, NDArray[np.int64]], list[list[Tile]] | None]:
+    """Share and freedom (R, V) and count (1, V) of a block, and its tiles where they are kept."""
     share, freedom, count = zip(*(observe(block, test) for test in tests), strict=True)
-    return np.array(share), np.array(freedom), np.array(count[:1])
+    seen = np.array(share), np.array(freedom), np.array(count[:1])
+    return seen, _prepare(block, tests) if keep else None
 
 
 def _prepare(block: NDArray[Any], tests: Sequence[Test]) -> list[list[Tile]]:

@@ -7,12 +7,14 @@ from functools import partial, reduce
 from itertools import pairwise
 from operator import add
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import dask
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from daskglm.graph.compute import shared, task
 from daskglm.graph.images import Preparation, check_any_finite, prepare
 from daskglm.io.nifti import read_header, stream_volumes
 from daskglm.kernels.basis import with_constant
@@ -105,15 +107,17 @@ def sum_run(
         whatever the number of volumes.
     """
     basis, _ = with_constant(regressors)
-    lags = dask.delayed(plan_lags(basis, order, None if contiguous else run.volumes), pure=True)
+    lags = shared("lags", plan_lags(basis, order, None if contiguous else run.volumes))
     parts = 1 if run.compressed else max(1, min(parts, len(run.volumes) // _PART_VOLUMES))
     bounds = np.linspace(0, len(run.volumes), parts + 1).astype(int)
-    shared, ahead = dask.delayed(run), ahead and run.compressed
+    # Named at random: an image in memory would be hashed whole.
+    once = dask.delayed(run, name=f"run-{uuid4().hex}", traverse=False)
+    ahead = ahead and run.compressed
     sums = [
-        dask.delayed(_sum_part)(shared, lags, start, stop, ahead)
+        task("sum-run", _sum_part, once, lags, start, stop, ahead)
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
     ]
-    boxes = [da.from_delayed(dask.delayed(_boxed)(item), (1,), object, _EMPTY)[:, None] for item in sums]
+    boxes = [da.from_delayed(task("sum-run-part", _boxed, item), (1,), object, _EMPTY)[:, None] for item in sums]
     return da.concatenate(boxes)
 
 
@@ -137,13 +141,13 @@ def sum_blocks(data: da.Array, regressors: Array, order: int, volumes: NDArray[n
         (v,) objects: the :class:`LaggedMoments` of each chunk of voxels.
     """
     basis, _ = with_constant(regressors)
-    lags = dask.delayed(plan_lags(basis, order, volumes), pure=True)
+    lags = shared("lags", plan_lags(basis, order, volumes))
     starts = da.from_array(np.cumsum([0, *data.chunks[0][:-1]]), chunks=1)
     blocks = da.blockwise(
         _sum_block, "ij", data, "ij", starts, "i", data[0], "j", lags, None, align_arrays=False, dtype=object,
-        meta=np.empty((0, 0), dtype=object), adjust_chunks={"i": 1, "j": 1},
+        meta=np.empty((0, 0), dtype=object), adjust_chunks={"i": 1, "j": 1}, token="block-moments",
     )  # fmt: skip
-    return blocks.sum(axis=0, split_every=2)
+    return da.reduction(blocks, np.sum, np.sum, axis=0, dtype=object, split_every=2, name="sum-moments", meta=_EMPTY)
 
 
 def solve_run(
@@ -176,21 +180,25 @@ def solve_run(
     mean = None
     if moments.ndim == 2:
         stretches = moments.to_delayed()[:, 0].tolist()
-        mean = dask.delayed(_mean_of_run)(stretches, constant) if scaling.percent_of == "run" else None
-        pieces = [dask.delayed(_piece)(stretches, slice(*pair)) for pair in pairwise(np.cumsum([0, *chunks]).tolist())]
+        mean = task("mean-of-run", _mean_of_run, stretches, constant) if scaling.percent_of == "run" else None
+        pieces = [
+            task("cut-moments", _piece, stretches, slice(*pair)) for pair in pairwise(np.cumsum([0, *chunks]).tolist())
+        ]
         moments = da.concatenate([da.from_delayed(piece, (1,), object, _EMPTY) for piece in pieces])
     if noise.order < 2 or noise.bins is None:
-        return _map(_solve_block, moments, constant, rank, scaling, mean, noise)
-    scaled = _map(_scale_block, moments, constant, scaling, mean)
+        return _map("solve-run", _solve_block, moments, constant, rank, scaling, mean, noise)
+    scaled = _map("scale-run", _scale_block, moments, constant, scaling, mean)
     rho = da.map_blocks(
         _autoregression_block, scaled[None], constant, rank, dtype=float, chunks=((noise.order,), chunks),
-        meta=np.empty((0, 0)),
+        meta=np.empty((0, 0)), token="autoregression",
     )  # fmt: skip
     # Clusters are of all voxels together: q numbers a voxel are gathered for them.
-    clustered = da.map_blocks(_cluster, rho.rechunk((-1, -1)), noise, order_of_clusters, dtype=float)
+    clustered = da.map_blocks(
+        _cluster, rho.rechunk((-1, -1)), noise, order_of_clusters, dtype=float, token="cluster-noise"
+    )
     return da.map_blocks(
         _solve_clustered, scaled[None], clustered.rechunk((-1, chunks)), constant, rank, dtype=object,
-        chunks=((1,), (1,) * len(chunks)), meta=_EMPTY[None],
+        chunks=((1,), (1,) * len(chunks)), meta=_EMPTY[None], token="solve-run",
     )[0]  # fmt: skip
 
 
@@ -225,7 +233,7 @@ def mean_of_run(source: Any, how: Preparation) -> Any:
     dask.delayed.Delayed
         (V,) float64; a value that is not finite counts as zero, as in nilearn.
     """
-    return dask.delayed(_mean)(source, how)
+    return task("mean-of-run", _mean, source, how)
 
 
 def _volumes(source: Any, start: int, stop: int) -> Iterator[tuple[int, NDArray[Any], Any, Any, str]]:
@@ -356,6 +364,6 @@ def _mean(source: Any, how: Preparation) -> Array:
     return total / n_volumes
 
 
-def _map(function: Any, blocks: da.Array, *arguments: Any) -> da.Array:
+def _map(name: str, function: Any, blocks: da.Array, *arguments: Any) -> da.Array:
     """One object in, one out."""
-    return da.map_blocks(function, blocks, *arguments, dtype=object, meta=_EMPTY)
+    return da.map_blocks(function, blocks, *arguments, dtype=object, meta=_EMPTY, token=name)

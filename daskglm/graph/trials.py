@@ -6,11 +6,11 @@ from itertools import pairwise
 from operator import add
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from daskglm.graph.compute import shared, task
 from daskglm.graph.runs import NoiseModel
 from daskglm.kernels.basis import with_constant
 from daskglm.kernels.lagged import select
@@ -51,13 +51,13 @@ def trial_maps(
     """
     constant = with_constant(regressors)[1]
     stretches = moments.to_delayed()[:, 0].tolist()
-    mean = dask.delayed(_mean)(stretches, constant) if scaling.percent_of == "run" else np.nan
-    shared = dask.delayed(list(models), traverse=False)
+    mean = task("mean-of-run", _mean, stretches, constant) if scaling.percent_of == "run" else np.nan
+    once = shared("trial-models", list(models))
     n_trials = sum(model.trials.size for model in models)
     return da.concatenate(
         [
             da.from_delayed(
-                dask.delayed(_betas)(stretches, slice(start, stop), constant, shared, noise, scaling, mean),
+                task("trial-betas", _betas, stretches, slice(start, stop), constant, once, noise, scaling, mean),
                 (n_trials, stop - start),
                 np.float64,
             )

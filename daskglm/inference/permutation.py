@@ -1,6 +1,7 @@
 """Permutation tests of an images dataset: corrected and uncorrected p of voxels, clusters and TFCE."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,10 @@ from scipy import stats
 
 from daskglm.design.rearrangements import Rearrangements
 from daskglm.errors import ImageError, ParameterError
-from daskglm.graph.compute import rearrangements_done
 from daskglm.graph.glm import fewest
 from daskglm.graph.images import lazy_array
 from daskglm.graph.permutation import Observed, Unit, observed, unit_size, units, voxel_blocks
+from daskglm.graph.progress import shown
 from daskglm.inference.permutation_maps import Total, WholeMap, label_maps, levels_of
 from daskglm.inference.planning import cluster_threshold, plan_tests
 from daskglm.io.permutations import load_units, save_unit
@@ -137,8 +138,8 @@ def permutation_test(
     )  # fmt: skip
     for test in tests.values():
         cluster_threshold(test, threshold)
-    blocks = voxel_blocks(lazy_array(images["data"].transpose("sample", "voxel")), n_jobs)
-    seen = observed(blocks, list(tests.values()), n_jobs)
+    blocks = voxel_blocks(lazy_array(images["data"].transpose("sample", "voxel")), len(tests), n_jobs)
+    seen, blocks = observed(blocks, list(tests.values()), n_jobs)
     tests = _with_scale(tests, seen)
     on_map = None
     if threshold is not None or tfce:
@@ -187,7 +188,7 @@ def _total(
     tops = np.array([_top(row, test) for row, test in zip(levels, tests.values(), strict=True)])
     settled = stop_at is not None and bool(before) and _settled(tops, total.maxima["stat"], stop_at)
     folder, key = keep
-    with rearrangements_done(n_perm, total.n_perm, progress) as tell:
+    with shown("Rearrangements", n_perm, total.n_perm) if progress else nullcontext(lambda _: None) as tell:
         while not settled and total.n_perm < n_perm:
             unit = next(rest)
             if folder is not None:

@@ -204,7 +204,7 @@ def agree(entity: str, one: str, other: str) -> bool:
     >>> agree("run", "1", "01"), agree("acq", "1", "01")
     (True, False)
     """
-    index = entity in _INDICES and one.isdigit() and other.isdigit()
+    index = entity in _INDICES and one.isdecimal() and other.isdecimal()
     return one == other or (index and int(one) == int(other))
 
 
@@ -256,4 +256,4 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     -------
     list of tuples
     """
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from daskglm.io import files
 from daskglm.kernels.moments import Moments
 from daskglm.kernels.noise import WhitenedFit
 
@@ -57,20 +58,20 @@ def kept(
 
 
 def file_states(paths: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of files: what tells whether one was changed.
+    """Path, size and version of files: what tells whether one was changed.
 
     Parameters
     ----------
     paths : sequence of str
-        Files.
+        Files or URLs.
 
     Returns
     -------
     list of tuples
-        Absolute path, size in bytes and time of change in ns.
+        Absolute path or URL, size in bytes and version: the time of change in ns, of a URL a digest of its ETag.
     """
-    states = [(os.path.abspath(path), os.stat(path)) for path in paths]
-    return [(path, state.st_size, state.st_mtime_ns) for path, state in states]
+    places = [path if files.is_url(path) else os.path.abspath(path) for path in paths]
+    return [(place, *state) for place, state in zip(places, files.each(files.state, paths), strict=True)]
 
 
 def save_arrays(path: str, arrays: Sequence[NDArray[Any]]) -> None:
@@ -140,12 +141,12 @@ def load_runs(path: str) -> list[WhitenedFit]:
     return [WhitenedFit(**item) for item in items]
 
 
-def save_moments(path: str, moments: Sequence[Moments]) -> None:
+def save_moments(path: str | IO[bytes], moments: Sequence[Moments]) -> None:
     """Write the moments of consecutive chunks of voxels to a .npz file.
 
     Parameters
     ----------
-    path : str
+    path : str or binary file
         A .npz file.
     moments : sequence of Moments
         One a chunk of voxels.
@@ -158,12 +159,12 @@ def save_moments(path: str, moments: Sequence[Moments]) -> None:
     np.savez(path, **arrays)
 
 
-def load_moments(path: str) -> list[Moments]:
+def load_moments(path: str | IO[bytes]) -> list[Moments]:
     """Read what :func:`save_moments` wrote.
 
     Parameters
     ----------
-    path : str
+    path : str or binary file
         A .npz file.
 
     Returns

@@ -1,9 +1,10 @@
 """NIfTI files, read to their end and checked on the way."""
 
+import gzip
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, BinaryIO
 
@@ -12,7 +13,8 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from daskglm.errors import CorruptImageError
+from daskglm.errors import CorruptImageError, ParameterError, StorageError
+from daskglm.io import files
 
 try:  # two to three times the standard library's speed, with the same interface and checks
     _zlib: Any = import_module("isal.isal_zlib")
@@ -46,6 +48,8 @@ class NiftiHeader:
         Bytes before the values.
     raw : bytes
         The header's first 348 bytes.
+    crc32 : int or None
+        CRC-32 of the file as it is on disk, where reading the values met every byte of it.
     """
 
     shape: tuple[int, ...]
@@ -56,6 +60,7 @@ class NiftiHeader:
     intercept: float
     offset: int
     raw: bytes
+    crc32: int | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -71,6 +76,7 @@ class _GzipStream:
         self._read_bytes = read_bytes
         self._decoder = _zlib.decompressobj(_GZIP_WRAPPER)
         self._input = b""
+        self.crc32 = 0
 
     def read(self, n_bytes: int) -> bytes:
         """Up to `n_bytes`; fewer only at the end of the file."""
@@ -78,6 +84,7 @@ class _GzipStream:
         while n_bytes > 0:
             if not self._input:
                 self._input = self._file.read(self._read_bytes)
+                self.crc32 = _zlib.crc32(self._input, self.crc32)
             if self._decoder.eof:
                 if not self._input.strip(b"\0"):
                     self._input = b""
@@ -111,9 +118,10 @@ def read_header(path: str) -> NiftiHeader:
     CorruptImageError
         Where the file is empty or missing, is no NIfTI, or is too short for the size its header promises.
     """
-    with _faults(path), open(path, "rb") as file:
+    with _faults(path), files.open_binary(path) as file:
+        size = _size(file)
         stream, is_gzip = _stream(file, _HEADER_BYTES * 8)
-        return _parse_header(stream.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size, is_gzip)
+        return _parse_header(stream.read(_HEADER_BYTES), size, is_gzip)
 
 
 def read_values(path: str, volumes: slice = slice(None)) -> tuple[NiftiHeader, NDArray[Any]]:
@@ -122,8 +130,9 @@ def read_values(path: str, volumes: slice = slice(None)) -> tuple[NiftiHeader, N
     Parameters
     ----------
     path : str
-        A .nii or .nii.gz file. A compressed one is read to its end: the CRC and length in the gzip trailer
-        and the length that the header promises are all checked, before any value is returned.
+        A .nii or .nii.gz file or URL. A compressed one is read to its end: the CRC and length in the gzip
+        trailer and the length that the header promises are all checked, before any value is returned. A URL is
+        read once, in order, and not kept on disk.
     volumes : slice
         Volumes of a 4-D image to keep; memory holds only those.
 
@@ -131,16 +140,16 @@ def read_values(path: str, volumes: slice = slice(None)) -> tuple[NiftiHeader, N
     -------
     header : NiftiHeader
     values : (n_volumes, X * Y * Z) array
-        Float32 or float64, scaled, voxels in the order of the file; a memory map's view where the file is
-        uncompressed and unscaled.
+        Float32 or float64, scaled, voxels in the order of the file; a memory map's view where the file is on
+        disk, uncompressed and unscaled.
 
     Raises
     ------
     CorruptImageError
         Naming the file and the fault.
     """
-    with _faults(path), open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with _faults(path), files.open_binary(path) as file:
+        size = _size(file)
         stream, is_gzip = _stream(file, min(size, _READ_BYTES))
         head = stream.read(_HEADER_BYTES)
         header = _parse_header(head, size, is_gzip)
@@ -149,6 +158,14 @@ def read_values(path: str, volumes: slice = slice(None)) -> tuple[NiftiHeader, N
         first, last, _ = volumes.indices(n_volumes)
         if is_gzip:
             stored = _read_volumes(stream, header, volume_size, first, last)
+            header = replace(header, crc32=stream.crc32)
+        elif files.is_url(path):
+            n_bytes = volume_size * header.on_disk.itemsize
+            file.seek(header.offset + first * n_bytes)
+            data = file.read((last - first) * n_bytes)
+            stored = np.frombuffer(data, header.on_disk).reshape(last - first, volume_size)
+            if last - first == n_volumes and header.offset == len(head):
+                header = replace(header, crc32=_zlib.crc32(data, _zlib.crc32(head)))
         else:
             whole: NDArray[Any] = np.memmap(path, header.on_disk, "r", header.offset, (n_volumes, volume_size))
             stored = whole[first:last]
@@ -161,7 +178,7 @@ def stream_volumes(path: str, start: int = 0, stop: int | None = None) -> Iterat
     Parameters
     ----------
     path : str
-        A .nii or .nii.gz file. A compressed one is read from its beginning to its end, whatever is asked for,
+        A .nii or .nii.gz file or URL. A compressed one is read from its beginning to its end, whatever is asked for,
         and its CRC and length are checked after the last volume was given out: what was made of the volumes
         counts only once the stream has ended without an error.
     start, stop : int
@@ -177,8 +194,8 @@ def stream_volumes(path: str, start: int = 0, stop: int | None = None) -> Iterat
     CorruptImageError
         Naming the file and the fault.
     """
-    with _faults(path), open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with _faults(path), files.open_binary(path) as file:
+        size = _size(file)
         stream, is_gzip = _stream(file, min(size, _READ_BYTES))
         header = _parse_header(stream.read(_HEADER_BYTES), size, is_gzip)
         n_volumes = header.shape[3] if len(header.shape) > 3 else 1
@@ -235,26 +252,37 @@ def checksum(path: str) -> int:
     int
     """
     value = 0
-    with open(path, "rb") as file:
+    with files.open_binary(path) as file:
         while block := file.read(_READ_BYTES):
             value = _zlib.crc32(block, value)
     return value
 
 
 def write_image(image: Any, path: str) -> None:
-    """Write an image whole or not at all: to a temporary name, then renamed.
+    """Write an image whole or not at all.
 
     Parameters
     ----------
     image : nibabel image
         What to write.
     path : str
-        Target; .nii or .nii.gz.
+        Target, a path or URL; .nii or .nii.gz.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written.
     """
-    folder, name = os.path.split(path)
-    partial = os.path.join(folder, f".partial-{os.getpid()}-{name}")
-    nib.save(image, partial)
-    os.replace(partial, path)
+    data = image.to_bytes()
+    # No time in the header: equal images make equal files.
+    files.write_bytes(path, gzip.compress(data, 1, mtime=0) if path.endswith(".gz") else data)
+
+
+def _size(file: BinaryIO) -> int:
+    """Length of an open file, which is then at its beginning."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
 
 
 def _stream(file: BinaryIO, read_bytes: int) -> tuple[Any, bool]:
@@ -346,7 +374,9 @@ def _faults(path: str) -> Iterator[None]:
     """Turn whatever goes wrong while reading a file into one error that names it."""
     try:
         yield
-    except (OSError, EOFError, _zlib.error, ValueError, HeaderDataError) as error:
+    except (StorageError, ParameterError):  # say nothing of the file
+        raise
+    except (OSError, EOFError, _zlib.error, ValueError, LookupError, ArithmeticError, HeaderDataError) as error:
         fault = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         remedy = "restore the file or drop its subject (daskglm convert --on-error quarantine leaves such files out)"
         raise CorruptImageError(f"cannot read {path}: {fault}; {remedy}") from error

@@ -1,15 +1,15 @@
 """Finished rearrangements on disk: a test goes on from them."""
 
-import os
+import io
 import re
 from collections.abc import Mapping
-from glob import escape, glob
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daskglm.errors import OutputError
+from daskglm.io import files
 
 _NAME = re.compile(r"(?P<key>[0-9a-f]+)_(?P<start>\d{9})-(?P<stop>\d{9})\.npz")
 
@@ -38,15 +38,12 @@ def save_unit(
     OutputError
         Where writing fails.
     """
-    path = os.path.join(folder, f"{key}_{start:09d}-{stop:09d}.npz")
     arrays = {f"maxima_{name}": values for name, values in maxima.items()}
     arrays |= {f"counts_{name}": values.astype(np.int32) for name, values in counts.items()}
-    partial = f"{path}.{os.getpid()}.partial"
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
     try:
-        os.makedirs(folder, exist_ok=True)
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(partial, path)
+        files.write_bytes(files.join(folder, f"{key}_{start:09d}-{stop:09d}.npz"), buffer.getvalue())
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error}; free space or choose another folder") from error
 
@@ -71,28 +68,40 @@ def load_units(
         In order.
     """
     found, expected = [], 0
-    for path in sorted(glob(os.path.join(escape(folder), "*.npz*"))):
-        match = _NAME.fullmatch(os.path.basename(path))
+    for name in files.list_names(folder):
+        path, match = files.join(folder, name), _NAME.fullmatch(name)
         start, stop = (int(match["start"]), int(match["stop"])) if match else (-1, -1)
         arrays = _read(path) if match and match["key"] == key and start == expected and stop - start == size else None
         if arrays is None:
-            os.remove(path)
+            files.remove(path)
             continue
-        maxima = {name.removeprefix("maxima_"): item for name, item in arrays.items() if name.startswith("maxima_")}
-        counts = {
-            name.removeprefix("counts_"): item.astype(np.int64)
-            for name, item in arrays.items()
-            if name.startswith("counts_")
-        }
+        maxima = {item[7:]: values for item, values in arrays.items() if item.startswith("maxima_")}
+        counts = {item[7:]: values.astype(np.int64) for item, values in arrays.items() if item.startswith("counts_")}
         found.append((start, stop, maxima, counts))
         expected = stop
     return found
 
 
+def count_units(folder: str) -> int:
+    """Rearrangements that are done.
+
+    Parameters
+    ----------
+    folder : str
+        Folder, path or URL.
+
+    Returns
+    -------
+    int
+    """
+    matches = [_NAME.fullmatch(name) for name in files.list_names(folder)]
+    return sum(int(match["stop"]) - int(match["start"]) for match in matches if match)
+
+
 def _read(path: str) -> dict[str, NDArray[np.float64]] | None:
     """Arrays of a file; None where it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(files.read_bytes(path)), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from daskglm.errors import OutputError
+from daskglm.io import files
 from daskglm.io.nifti import write_image
 
 _ABSENT = -1
@@ -28,11 +29,7 @@ def write_text(path: str, text: str) -> None:
     text : str
         What to write.
     """
-    folder, name = os.path.split(path)
-    partial = os.path.join(folder, f".partial-{os.getpid()}-{name}")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)
+    files.write_bytes(path, text.encode())
 
 
 @contextmanager
@@ -139,8 +136,8 @@ def read_receipt(path: str, key: str) -> dict[str, Any] | None:
     held = load_receipt(path)
     if held is None or held.get("complete") is not True or held.get("key") != key:
         return None
-    files, folder = held.get("files"), os.path.dirname(path)
-    if not isinstance(files, dict) or any(_size(os.path.join(folder, name)) != size for name, size in files.items()):
+    named, folder = held.get("files"), os.path.dirname(path)
+    if not isinstance(named, dict) or any(_size(os.path.join(folder, name)) != size for name, size in named.items()):
         return None
     return held
 

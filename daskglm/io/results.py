@@ -5,23 +5,30 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from daskglm.errors import OutputError
+from daskglm.io import files
+from daskglm.io.locks import place_of
 from daskglm.io.nifti import write_image
 
 PROVENANCE = "provenance.json"
+# Names of the files that are being written or replaced: after an interruption they are known to be no others.
+_WRITING = "writing.json"
 
 
 def prepare_output(folder: str, overwrite: bool = False) -> None:
     """Make sure, before any work, that results can be written to a folder.
 
+    What an interrupted writing left is removed.
+
     Parameters
     ----------
     folder : str
-        The folder; created if it is absent.
+        The folder, path or URL; created if it is absent.
     overwrite : bool
         Allow results of daskglm that are in it to be replaced.
 
@@ -31,16 +38,42 @@ def prepare_output(folder: str, overwrite: bool = False) -> None:
         Where the folder is not writable or holds something, results of an earlier run included.
     """
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        if not files.is_url(folder):
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        held = [name for name in files.list_names(folder) if not name.startswith(".")]
+        if PROVENANCE not in held:
+            partial = _names(files.join(place_of(folder), _WRITING))
+            for name in sorted(partial & set(held)):
+                files.remove(files.join(folder, name))
+            held = [name for name in held if name not in partial]
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}; choose another output") from error
-    held = [name for name in os.listdir(folder) if not name.startswith(".")]
     if held and PROVENANCE not in held:
         raise OutputError(f"{folder} already holds other files ({held[0]}, ...); choose an empty or new folder")
     if held and not overwrite:
         raise OutputError(f"{folder} already holds results; choose another folder or give --overwrite")
+
+
+def sweep(folder: str, alone: bool = True) -> None:
+    """Remove what a killed process was writing to a result folder.
+
+    Parameters
+    ----------
+    folder : str
+        The folder, path or URL: objects are never partial.
+    alone : bool
+        Whether nobody else writes there.
+    """
+    if files.is_url(folder) or not alone:
+        return
+    places = [folder, *(path for path, _, _ in os.walk(place_of(folder)))]
+    for place in places:
+        for name in files.list_names(place):
+            if name.startswith(".partial-"):
+                with suppress(OSError):
+                    files.remove(os.path.join(place, name))
 
 
 def write_results(
@@ -52,13 +85,13 @@ def write_results(
 ) -> list[str]:
     """Write the files of one analysis; what is left behind by a failure does not look whole.
 
-    Everything is written to a hidden folder first and then moved; the provenance file comes last, so a folder
+    On disk everything is written to a hidden folder first and then moved; the provenance file comes last, so a folder
     with one is complete. Files of an earlier run that its provenance names are removed.
 
     Parameters
     ----------
     folder : str
-        A folder that :func:`prepare_output` accepted.
+        A folder that :func:`prepare_output` accepted, path or URL.
     images : mapping of str to Nifti1Image
         File name to image.
     tables : mapping of str to DataFrame
@@ -78,35 +111,86 @@ def write_results(
     OutputError
         Where writing fails.
     """
-    staging = tempfile.mkdtemp(prefix=".partial-", dir=folder)
     names = [*images, *tables, *documents]
+    documents = {**documents, PROVENANCE: {**provenance, "files": names}}
     try:
-        for name, image in images.items():
-            write_image(image, os.path.join(staging, name))
-        for name, table in tables.items():
-            table.to_csv(os.path.join(staging, name), sep="\t", index=False, na_rep="n/a")
-        for name, document in [*documents.items(), (PROVENANCE, {**provenance, "files": names})]:
-            with open(os.path.join(staging, name), "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=2, allow_nan=False)
-        _forget_results(folder)
-        for name in [*names, PROVENANCE]:
-            os.replace(os.path.join(staging, name), os.path.join(folder, name))
+        if files.is_url(folder):
+            _forget_results(folder, names)
+            _write(folder, images, tables, documents)
+        else:
+            _write_and_move(folder, images, tables, documents)
+        files.remove(files.join(place_of(folder), _WRITING))
     except OSError as error:
+        if isinstance(error, OutputError):
+            raise
         raise OutputError(f"cannot write the results to {folder}: {error}; free space or choose another") from error
+    return [files.join(folder, name) for name in [*names, PROVENANCE]]
+
+
+def holds_run(folder: str, run: str) -> bool:
+    """Whether the results in a folder are whole and those of a run.
+
+    Parameters
+    ----------
+    folder : str
+        Result folder, path or URL.
+    run : str
+        Id of the run.
+
+    Returns
+    -------
+    bool
+    """
+    try:
+        return bool(json.loads(files.read_bytes(files.join(folder, PROVENANCE))).get("run") == run)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write_and_move(
+    folder: str, images: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], documents: Mapping[str, Any]
+) -> None:
+    """Write everything to a hidden folder, then move it, the provenance last."""
+    staging = tempfile.mkdtemp(prefix=".partial-", dir=folder)
+    try:
+        _write(staging, images, tables, documents)
+        names = [*images, *tables, *documents]
+        _forget_results(folder, names)
+        for name in names:
+            os.replace(os.path.join(staging, name), os.path.join(folder, name))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return [os.path.join(folder, name) for name in [*names, PROVENANCE]]
 
 
-def _forget_results(folder: str) -> None:
-    """Remove the files of an earlier run, its provenance first."""
-    path = os.path.join(folder, PROVENANCE)
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="utf-8") as file:
-        names = json.load(file).get("files", [])
-    os.remove(path)
-    for name in names:
-        target = os.path.join(folder, os.path.basename(name))
-        if os.path.isfile(target):
-            os.remove(target)
+def _write(
+    folder: str, images: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], documents: Mapping[str, Any]
+) -> None:
+    """Write files in their order."""
+    for name, image in images.items():
+        write_image(image, files.join(folder, name))
+    for name, table in tables.items():
+        text = table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
+        files.write_bytes(files.join(folder, name), text.encode())
+    for name, document in documents.items():
+        text = json.dumps(document, indent=2, allow_nan=False)
+        files.write_bytes(files.join(folder, name), text.encode())
+
+
+def _forget_results(folder: str, names: list[str]) -> None:
+    """Remove the files of an earlier run, its provenance first; say before which names are not whole from now on."""
+    path = files.join(folder, PROVENANCE)
+    before = _names(path)
+    text = json.dumps({"files": sorted({*names, *before})})
+    files.write_bytes(files.join(place_of(folder), _WRITING), text.encode())
+    files.remove(path)
+    for name in before:
+        files.remove(files.join(folder, name))
+
+
+def _names(path: str) -> set[str]:
+    """Files that a document names, none outside its folder; none where there is no such document."""
+    try:
+        named = json.loads(files.read_bytes(path)).get("files", [])
+    except (OSError, ValueError, AttributeError):
+        return set()
+    return {name for name in named if isinstance(name, str) and name == os.path.basename(name) and name.strip(".")}

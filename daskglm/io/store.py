@@ -5,16 +5,22 @@ A row of ``data`` belongs to one sample. The task that owns a chunk of samples w
 interrupted the writing.
 """
 
-import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Self
 
+import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from daskglm.errors import OutputError, SpaceError, StoreError, listing
+from daskglm.errors import OutputError, SpaceError, StorageError, StoreError, listing
+from daskglm.io import files
+from daskglm.io.store_metadata import check_metadata
+from daskglm.io.urls import check_url, storage_faults
+from daskglm.io.zarr_stores import store_at
 from daskglm.schema.datasets import FORMAT_VERSION, check_images
 from daskglm.schema.space import VolumeSpace
 
@@ -23,6 +29,7 @@ SAMPLES_PER_CHUNK = 64
 VOXELS_PER_CHUNK = 16_384
 # Data read by one task at most, in bytes; a task holds this and its moments.
 _BLOCK_BYTES = 2**25
+_READ_ONLY = ("http://", "https://")
 LABELS = ("sample", "voxel")
 
 
@@ -40,18 +47,10 @@ def is_store(path: str) -> bool:
 
     Raises
     ------
-    StoreError
+    StorageError
         Where the object store cannot be reached.
     """
-    if "://" not in path:
-        return os.path.exists(os.path.join(path, "zarr.json"))
-    try:
-        zarr.open_group(path, mode="r")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-        return False
-    except Exception as error:  # every object store has its own
-        raise StoreError(f"cannot open {path}: {' '.join(str(error).split())}") from error
-    return True
+    return files.exists(files.join(path, "zarr.json"))
 
 
 def check_target(path: str, overwrite: bool) -> None:
@@ -68,16 +67,18 @@ def check_target(path: str, overwrite: bool) -> None:
     ------
     OutputError
         Where there is something else than a store of daskglm, or, to be replaced, a store with other things in it.
+    StorageError
+        Where the object store cannot be reached.
     """
-    if "://" in path:
-        return
-    held = os.listdir(path) if os.path.isdir(path) else []
-    if (os.path.exists(path) and not os.path.isdir(path)) or (held and "zarr.json" not in held):
+    if path.startswith(_READ_ONLY):
+        raise OutputError(f"https:// is only read, so {path} cannot be written; choose another --output")
+    held = files.list_names(path)
+    if files.exists(path) or (held and "zarr.json" not in held):
         raise OutputError(f"{path} holds other files and is no store; choose another --output")
     if held:
         group = open_group(path, "r")
         foreign = [
-            name for name in held if name != "zarr.json" and not os.path.isfile(os.path.join(path, name, "zarr.json"))
+            name for name in held if name != "zarr.json" and not files.exists(files.join(path, name, "zarr.json"))
         ]
         if foreign or "format_version" not in group.attrs:
             raise OutputError(
@@ -165,7 +166,10 @@ class StoredSamples:
 
 
 def open_images(path: str) -> xr.Dataset:
-    """Open a store as a lazy images dataset; ``xarray.open_zarr`` does the same without the checks.
+    """Open a store as a lazy images dataset; ``xarray.open_zarr`` does much the same without the checks.
+
+    The tasks hold the path or URL alone: each opens the store for itself, with the credentials of its own
+    environment.
 
     Parameters
     ----------
@@ -191,8 +195,19 @@ def open_images(path: str) -> xr.Dataset:
         )
     _check_complete(path, group)
     array = array_of(group, "data")
-    chunks = _task_chunks(array.shape, array.chunks)
-    images = xr.open_zarr(path, chunks=chunks)
+    with storage_faults(path, "read"):
+        # Not by the consolidated copy: only what was checked above is read.
+        place, by_copy = store_at(path, read_only=True), path.startswith(_READ_ONLY)
+        images = xr.open_zarr(place, chunks=None, drop_variables="data", consolidated=by_copy, zarr_format=3).load()
+    stored = _StoredArray(path, "data", group.attrs.get("conversion"), array.shape, array.dtype)
+    token = dask.base.tokenize(path, stored.conversion, array.shape, files.state(files.join(path, "zarr.json")))
+    lazy = da.from_array(
+        stored, tuple(_task_chunks(array.shape, array.chunks).values()), name=f"images-{token}", lock=False,
+        asarray=False, fancy=False, meta=np.empty((0, 0), array.dtype),
+    )  # fmt: skip
+    # Zarr lists arrays as the file system does, in any order.
+    columns = sorted(map(str, images.data_vars))
+    images = images.assign(data=(("sample", "voxel"), lazy))[["data", *columns]]
     named = np.array([str(name) != "" for name in images["sample"].values], dtype=bool)
     if not named.all():
         images = images.isel(sample=np.flatnonzero(named))
@@ -209,13 +224,50 @@ def _check_complete(path: str, group: zarr.Group) -> None:
             f"the conversion to {path} was not finished ({len(names) - empty} of {len(names)} samples are "
             "complete); run the same convert command again and it continues"
         )
+    if empty == len(names):
+        raise StoreError(f"{path} holds no sample, for every image was left out; convert images that can be used to it")
     for name, array in group.arrays():
         expected = int(np.prod(array.cdata_shape))
-        if array.nchunks_initialized < expected:
+        found = _n_chunks(path, name, array)
+        if found < expected:
             raise StoreError(
-                f"{path} has {array.nchunks_initialized} of {expected} chunks of {name}: objects were lost after the "
+                f"{path} has {found} of {expected} chunks of {name}: objects were lost after the "
                 "conversion; restore them, or convert again with --overwrite"
             )
+
+
+def _n_chunks(path: str, name: str, array: Any) -> int:
+    """How many chunks of an array are there."""
+    if not path.startswith(_READ_ONLY):
+        return array.nchunks_initialized
+    # A web server has no lists: ask for each.
+    keys = [array.metadata.encode_chunk_key(where) for where in np.ndindex(array.cdata_shape)]
+    return sum(files.each(files.exists, [files.join(path, name, key) for key in keys]))
+
+
+@dataclass(frozen=True)
+class _StoredArray:
+    """An array as its tasks know it: opened where it is read."""
+
+    path: str
+    name: str
+    conversion: str | None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        with storage_faults(self.path, "read"):
+            return _open_array(self.path, self.name, self.conversion)[index]
+
+
+@lru_cache(maxsize=8)
+def _open_array(path: str, name: str, _conversion: str | None) -> Any:
+    """An array, opened once by each process; another conversion is another array."""
+    return array_of(open_group(path, "r"), name)
 
 
 def _task_chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> dict[str, int]:
@@ -246,12 +298,22 @@ def open_group(path: str, mode: Literal["r", "r+"]) -> zarr.Group:
     StoreError
         Where there is none, or it cannot be read.
     """
+    check_url(path)
     try:
-        return zarr.open_group(path, mode=mode, use_consolidated=False)
+        with storage_faults(path, "opened"):
+            # Only of format 3 where each question takes time.
+            form: Literal[3] | None = 3 if files.is_url(path) else None
+            place, by_copy = store_at(path, mode == "r"), path.startswith(_READ_ONLY)
+            group = zarr.open_group(place, mode=mode, use_consolidated=by_copy, zarr_format=form)
+    except StorageError:
+        raise
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
         raise StoreError(f"there is no Zarr store at {path}; make one with daskglm convert") from error
     except Exception as error:  # damaged metadata, and every object store, have errors of their own
         raise StoreError(f"cannot open {path} as a store: {' '.join(str(error).split())}") from error
+    if mode == "r":  # whoever writes has read before
+        check_metadata(path, group)
+    return group
 
 
 def array_of(group: zarr.Group, name: str) -> Any:

@@ -2,18 +2,35 @@
 
 import secrets
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from daskglm.errors import OutputError, StoreError, listing
+from daskglm.errors import OutputError, StorageError, StoreError, listing
 from daskglm.io.store import LABELS, SAMPLES_PER_CHUNK, VOXELS_PER_CHUNK, array_of, is_store, open_group
+from daskglm.io.urls import storage_faults
+from daskglm.io.zarr_stores import store_at
 from daskglm.schema.datasets import FORMAT_VERSION
 from daskglm.schema.space import VolumeSpace
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _writes(function: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
+    """Let the errors of object stores that a function meets name its first argument, the store."""
+
+    @wraps(function)
+    def wrapped(path: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with storage_faults(path, "written"):
+            return function(path, *args, **kwargs)
+
+    return wrapped
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,7 @@ class Rows:
     conversion: str
 
 
+@_writes
 def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], overwrite: bool = False) -> None:
     """Create a store with no samples.
 
@@ -55,7 +73,7 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], o
         Where there is a store already, or it cannot be written.
     """
     try:
-        group = zarr.create_group(path, overwrite=overwrite and is_store(path))
+        group = zarr.create_group(store_at(path, read_only=False), overwrite=overwrite and is_store(path))
         group.attrs.update(
             {"format_version": FORMAT_VERSION, "space": space.attributes(), "finished": False, **attributes}
         )
@@ -66,10 +84,13 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], o
             compressors=_codecs(8), dimension_names=("voxel",),
         )  # fmt: skip
         voxel[:] = space.voxels
+    except StorageError:
+        raise
     except (OSError, zarr.errors.ContainsGroupError) as error:
         raise OutputError(f"cannot create the store {path}: {error}; choose another --output") from error
 
 
+@_writes
 def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> list[Rows]:
     """Make room for samples: in rows that nothing was written to, then at the end.
 
@@ -117,6 +138,7 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
     return [Rows(int(chunk), rows[chunks == chunk], conversion) for chunk in np.unique(chunks)]
 
 
+@_writes
 def write_samples(
     path: str, target: Rows, data: NDArray[np.float32], names: Sequence[str], columns: Mapping[str, Any]
 ) -> None:
@@ -160,6 +182,7 @@ def write_samples(
         column[start:stop] = part
 
 
+@_writes
 def finish_store(path: str, attributes: Mapping[str, Any]) -> None:
     """Declare a store complete for the samples it names.
 
@@ -181,7 +204,7 @@ def finish_store(path: str, attributes: Mapping[str, Any]) -> None:
     with warnings.catch_warnings():
         # Zarr v3 calls consolidated metadata an extension; xarray reads it.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(path)
+        zarr.consolidate_metadata(store_at(path, read_only=False))
 
 
 def _codecs(itemsize: int) -> list[Any]:

@@ -1,11 +1,14 @@
 """Tables: participants in, designs out."""
 
 import os
+from io import BytesIO
 from typing import Any
 
 import pandas as pd
 
-from daskglm.errors import DesignError
+from daskglm.errors import DesignError, StorageError
+from daskglm.io import files
+from daskglm.io.urls import check_url
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -30,8 +33,12 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     separator = separators.get(os.path.splitext(name)[1].lower())
     if separator is None:
         raise DesignError(f"tables are .tsv or .csv, but this is {name}; save it as one of those")
+    check_url(name)
     try:
-        return pd.read_csv(name, sep=separator, na_values=["n/a"], dtype=_text_ids(name, separator))
+        content = files.read_bytes(name)
+        return pd.read_csv(BytesIO(content), sep=separator, na_values=["n/a"], dtype=_text_ids(content, separator))
+    except StorageError:  # says nothing of the table
+        raise
     except (OSError, ValueError) as error:
         raise DesignError(f"cannot read the table {name}: {error}") from error
 
@@ -52,7 +59,7 @@ def as_table(given: pd.DataFrame | str | os.PathLike[str] | None) -> pd.DataFram
     return read_table(given) if isinstance(given, (str, os.PathLike)) else given
 
 
-def _text_ids(name: str, separator: str) -> dict[str, Any]:
+def _text_ids(content: bytes, separator: str) -> dict[str, Any]:
     """Ids stay text: 007 is no number."""
-    columns = pd.read_csv(name, sep=separator, nrows=0).columns
+    columns = pd.read_csv(BytesIO(content), sep=separator, nrows=0).columns
     return {column: str for column in ("participant_id", "subject_label") if column in columns}

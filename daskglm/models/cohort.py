@@ -2,8 +2,7 @@
 
 import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,24 +11,35 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from daskglm.design.contrasts import contrast_matrix
-from daskglm.errors import ContrastError, DaskGLMError, ParameterError, listing
+from daskglm.errors import OutputError, ParameterError, listing
 from daskglm.graph.cohort import run_cohort
+from daskglm.graph.compute import cluster_description
+from daskglm.graph.planning import machine
 from daskglm.io.bids import Run, find_runs
-from daskglm.io.confounds import parse_strategies, read_events
-from daskglm.io.locks import lock_folder
+from daskglm.io.confounds import parse_strategies
+from daskglm.io.files import is_url
+from daskglm.io.journal import running
 from daskglm.io.nifti import read_values
-from daskglm.io.provenance import software
+from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.receipts import read_receipt, remove_unit
-from daskglm.models.cohort_output import Choice, list_failures, prepare_cohort, write_failures
-from daskglm.models.cohort_runs import combine_files, design_of_run, fit_run_files
+from daskglm.models.cohort_output import (
+    FAILURES,
+    Choice,
+    count_done,
+    describe,
+    list_failures,
+    prepare_cohort,
+    write_failures,
+)
+from daskglm.models.cohort_runs import check_contrasts, combine_files, fit_run_files, run_inputs
 from daskglm.models.cohort_stores import group_input as group_input
 from daskglm.models.cohort_stores import group_stores as group_stores
 from daskglm.models.cohort_stores import picture_receipt, read_participants, store_effects
 from daskglm.models.cohort_units import Plan, Receipt, map_path
 from daskglm.models.first_level import DESIGN_PARAMETERS
-from daskglm.models.group import all_contrasts
-from daskglm.models.parameters import parse_noise_model, parse_scaling
+from daskglm.models.parameters import all_contrasts, parse_noise_model, parse_scaling
+from daskglm.models.plan import check_resources, folder_bytes
+from daskglm.models.plan_first_level import plan_runs
 from daskglm.schema.names import bids_labels
 
 SUBJECTS_DRAWN = 8
@@ -175,6 +185,8 @@ def first_level_analysis(
         has, an unreadable table of participants, another analysis that writes to the folder.
     """
     started = time.time()
+    if is_url(os.fspath(output)):
+        raise OutputError(f"first-level writes to a folder on disk, but the output is {output}; give a folder")
     unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
     if unknown:
         raise ParameterError(f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}")
@@ -184,7 +196,9 @@ def first_level_analysis(
         filters = list(filters.items() if isinstance(filters, Mapping) else filters)
     # Workers of a cluster may have another working directory.
     root = os.path.abspath(dataset)
-    runs = find_runs(root, task, space, subjects=subjects, filters=filters, derivatives=derivatives)
+    timings: dict[str, float] = {}
+    with stage("find runs", timings):
+        runs = find_runs(root, task, space, subjects=subjects, filters=filters, derivatives=derivatives)
     choice = Choice.of(runs, root, derivatives, filters, subjects)
     plan = Plan(
         output=os.path.abspath(output),
@@ -203,27 +217,37 @@ def first_level_analysis(
         version=software()["daskglm"],
         selection=choice.hash(),
     )
-    result = _analyse(runs, replace(plan, analysis=plan.hash()), choice, n_jobs, progress)
+    result = _analyse(runs, replace(plan, analysis=plan.hash()), choice, timings, n_jobs, progress)
     return replace(result, output=os.fspath(output), seconds=time.time() - started)
 
 
-def _analyse(runs: Sequence[Run], plan: Plan, choice: Choice, n_jobs: int | None, progress: bool) -> CohortResult:
+def _analyse(
+    runs: Sequence[Run], plan: Plan, choice: Choice, timings: dict[str, float], n_jobs: int | None, progress: bool
+) -> CohortResult:
     """Fit runs, combine those of each subject and store the effects."""
     everyone = choice.subjects is None
-    participants, notes = read_participants(choice.dataset) if everyone else (None, [])
-    _check_contrasts(runs, plan)
+    with stage("check designs", timings):
+        participants, notes = read_participants(choice.dataset) if everyone else (None, [])
+        check_contrasts(runs, plan)
+        needed, _ = plan_runs(runs, plan, everyone, machine(n_jobs))
     grouped: dict[str, list[Run]] = {}
     for run in runs:
         grouped.setdefault(run.subject, []).append(run)
+    check_resources(needed, plan.output, kept=sum(folder_bytes(os.path.join(plan.output, name)) for name in grouped))
     fit, combine = partial(fit_run_files, plan=plan), partial(combine_files, plan=plan)
-    with lock_folder(plan.output, not everyone, partial(prepare_cohort, plan, choice, grouped)):
-        receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
+    name = "run" if everyone else f"run-{joblib.hash(choice.subjects)}"
+    prepare = partial(prepare_cohort, plan, choice, grouped)
+    with running(plan.output, "first-level", name=name, shared=not everyone, prepare=prepare) as journal:
+        journal.begin(len(runs) + len(grouped), partial(count_done, plan, grouped))
+        with stage("fit runs", timings):
+            receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
         result = CohortResult(plan.output, receipts, list_failures(receipts), dict(plan.labels), stamp=plan.stamp)
         write_failures(plan.output, result.failures, choice.subjects)
         result.notes += sorted({note for item in receipts for run in item.runs for note in run.warnings})
         result.notes += _without_mask(runs)
         if everyone:
-            result.stores, more = store_effects(receipts, plan, participants)
+            with stage("store effects", timings):
+                result.stores, more = store_effects(receipts, plan, participants)
             result.notes += notes + more
         else:
             result.notes.append("no group store: it is made when all subjects are asked for")
@@ -232,6 +256,10 @@ def _analyse(runs: Sequence[Run], plan: Plan, choice: Choice, n_jobs: int | None
             if everyone and read_receipt(receipt, key) is None:
                 remove_unit(receipt)  # of other maps than those there are now
         result.peaks = _peaks(receipts, plan)
+        inputs = sorted({path for run in runs for path in run_inputs(run, plan)})
+        describe(plan, choice, run_record(journal.record.command, timings, cluster_description(n_jobs), inputs))
+        if not result.failures.empty:
+            journal.failures = f"{len(result.failures)} runs or subjects failed, see {FAILURES}"
     return result
 
 
@@ -241,47 +269,6 @@ def _without_mask(runs: Sequence[Run]) -> list[str]:
     if not lacking or all(run.mask is None for run in runs):
         return []
     return [f"no brain mask is in the derivatives for {listing(lacking)}: there it was computed from the images"]
-
-
-def _check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
-    """Raise where no run has a contrast: a condition may occur in some only."""
-    missing: dict[str, ContrastError | None] = dict.fromkeys(plan.contrasts)
-    for run in _new_conditions_first(runs):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # told when the run is fitted
-                columns = [str(name) for name in design_of_run(run, plan).design.columns]
-        except DaskGLMError:
-            continue  # it will be in the list of failures
-        for name in list(missing):
-            try:
-                contrast_matrix(plan.contrasts[name], columns, {})
-                del missing[name]
-            except ContrastError as error:
-                missing[name] = missing[name] or error
-        if not missing:
-            return
-    for first in missing.values():
-        if first is not None:
-            raise first
-
-
-def _new_conditions_first(runs: Sequence[Run]) -> Iterator[Run]:
-    """Runs in their order, but those whose conditions were all seen together before come last."""
-    seen: set[frozenset[str]] = set()
-    later = []
-    for run in runs:
-        try:
-            events = read_events(run.events) if run.events is not None else pd.DataFrame()
-        except DaskGLMError:
-            continue
-        conditions = frozenset(events["trial_type"].dropna()) if "trial_type" in events else frozenset()
-        if conditions in seen:
-            later.append(run)
-            continue
-        seen.add(conditions)
-        yield run
-    yield from later
 
 
 def _peaks(receipts: Sequence[Receipt], plan: Plan) -> pd.DataFrame:

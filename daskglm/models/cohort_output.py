@@ -107,13 +107,14 @@ def prepare_cohort(plan: Plan, choice: Choice, subjects: Mapping[str, Sequence[R
     OutputError
         Where the folder is not writable.
     """
+    _check_places(plan.output, (run_receipt(run, plan.output) for runs in subjects.values() for run in runs))
     try:
         if alone:
             for path in _files(plan.output, ("", *_FOLDERS), (".partial-*",)):
                 with suppress(FileNotFoundError):
                     os.remove(path)
         _remove_outdated(plan, subjects, choice.subjects is not None, alone)
-        _describe(plan, choice)
+        describe(plan, choice, {"software": software()})
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -168,6 +169,54 @@ def list_failures(receipts: Sequence[Receipt]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["participant_id", "run", "error_type", "error"])
 
 
+def count_done(plan: Plan, subjects: Mapping[str, Sequence[Run]]) -> int:
+    """Number of runs and subjects whose maps are whole.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is done.
+    subjects : mapping of str to sequence of Run
+        Runs of each subject.
+
+    Returns
+    -------
+    int
+    """
+    paths = [run_receipt(run, plan.output) for runs in subjects.values() for run in runs]
+    paths += [subject_receipt(subject, runs, plan.output) for subject, runs in subjects.items()]
+    held = [load_receipt(path) or {} for path in paths]
+    return sum(item.get("complete") is True and item.get("analysis") == plan.analysis for item in held)
+
+
+def count_complete(output: str) -> int:
+    """Number of runs and subjects in a result folder whose maps are whole, of whichever analysis.
+
+    Parameters
+    ----------
+    output : str
+        Result folder.
+
+    Returns
+    -------
+    int
+    """
+    paths = _files(output, _FOLDERS[:3], _RECEIPTS[:1])
+    return sum((load_receipt(path) or {}).get("complete") is True for path in paths)
+
+
+def _check_places(output: str, receipts: Iterable[str]) -> None:
+    """Raise where a folder of results is a link to elsewhere: files there would be written and removed."""
+    root = os.path.realpath(output)
+    folders = {os.path.join(output, name) for name in ("group", "figures")}
+    for folder in sorted(folders | {os.path.dirname(path) for path in receipts}):
+        place = os.path.realpath(folder)
+        if os.path.commonpath([root, place]) != root:
+            raise OutputError(
+                f"results stay within {output}, but {folder} leads to {place}; remove the link or choose another output"
+            )
+
+
 def _remove_outdated(plan: Plan, subjects: Mapping[str, Sequence[Run]], restricted: bool, alone: bool) -> None:
     """Remove units of the same selection that another analysis made, or that are no longer part of this one."""
     own = [os.path.join(plan.output, subject) for subject in subjects]
@@ -203,8 +252,18 @@ def _files(output: str, folders: Sequence[str], patterns: Sequence[str]) -> list
     ]
 
 
-def _describe(plan: Plan, choice: Choice) -> None:
-    """Say how the results are made."""
+def describe(plan: Plan, choice: Choice, record: Mapping[str, Any]) -> None:
+    """Say in the result folder how the results are made.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is done.
+    choice : Choice
+        What was chosen.
+    record : mapping
+        What is known of the run: from :func:`~daskglm.io.provenance.run_record`, when it comes to its end.
+    """
     description = {
         "Name": "daskglm first-level analysis",
         "BIDSVersion": "1.9.0",
@@ -213,7 +272,7 @@ def _describe(plan: Plan, choice: Choice) -> None:
         "SourceDatasets": [{"URL": choice.dataset}],
     }
     provenance = {
-        "software": software(),
+        **record,
         **vars(choice),
         "contrasts": dict(plan.contrasts),
         "confounds": dict(plan.strategies),

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from glob import escape, glob
@@ -10,10 +11,12 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.errors import ContrastError, DesignError, ImageError
+from daskglm.design.contrasts import contrast_matrix
+from daskglm.errors import ContrastError, DaskGLMError, DesignError, ImageError
 from daskglm.graph.compute import compute_here
 from daskglm.graph.runs import RunImages
 from daskglm.io.bids import Run
@@ -32,6 +35,60 @@ from daskglm.schema.space import VolumeSpace
 
 STAT_NAMES = {"z_score": "z", "p_value": "p", "effect_size": "effect", "effect_variance": "variance"}
 _RUN_MAPS = ("effect_size", "effect_variance", "z_score")
+
+
+def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
+    """Raise where no run has a contrast: a condition may occur in some only.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Runs.
+    plan : Plan
+        What is done to each.
+
+    Raises
+    ------
+    ContrastError
+        Naming the contrast.
+    """
+    missing: dict[str, ContrastError | None] = dict.fromkeys(plan.contrasts)
+    for run in _new_conditions_first(runs):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # told when the run is fitted
+                columns = [str(name) for name in design_of_run(run, plan).design.columns]
+        except DaskGLMError:
+            continue  # it will be in the list of failures
+        for name in list(missing):
+            try:
+                contrast_matrix(plan.contrasts[name], columns, {})
+                del missing[name]
+            except ContrastError as error:
+                missing[name] = missing[name] or error
+        if not missing:
+            return
+    for first in missing.values():
+        if first is not None:
+            raise first
+
+
+def _new_conditions_first(runs: Sequence[Run]) -> Iterator[Run]:
+    """Runs in their order, but those whose conditions were all seen together before come last."""
+    seen: set[frozenset[str]] = set()
+    later = []
+    for run in runs:
+        try:
+            events = read_events(run.events) if run.events is not None else pd.DataFrame()
+        except DaskGLMError:
+            continue
+        conditions = frozenset(events["trial_type"].dropna()) if "trial_type" in events else frozenset()
+        if conditions in seen:
+            later.append(run)
+            continue
+        seen.add(conditions)
+        yield run
+    yield from later
 
 
 def fit_run_files(run: Run, plan: Plan) -> Receipt:
@@ -53,7 +110,7 @@ def fit_run_files(run: Run, plan: Plan) -> Receipt:
     receipt = Receipt(run.name, run.subject, os.path.dirname(path))
     try:
         _check_fault(run)
-        receipt.key = joblib.hash([file_states(_inputs(run, plan)), run.t_r, run.start_time, plan.analysis])
+        receipt.key = joblib.hash([file_states(run_inputs(run, plan)), run.t_r, run.start_time, plan.analysis])
         done = read_receipt(path, receipt.key)
         if done is not None:
             return _restored(done, receipt.folder, [])
@@ -159,8 +216,21 @@ def _check_usable(usable: Sequence[Receipt], runs: Sequence[Receipt], subject: s
         raise DesignError(f"none of the {len(runs)} runs of {subject} could be fitted")
 
 
-def _inputs(run: Run, plan: Plan) -> list[str]:
-    """Every file that a run is fitted from."""
+def run_inputs(run: Run, plan: Plan) -> list[str]:
+    """Every file that a run is fitted from.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    plan : Plan
+        What is done to it.
+
+    Returns
+    -------
+    list of str
+        Paths.
+    """
     paths = [path for path in (run.bold, run.mask, run.events) if path is not None]
     if plan.strategies and run.confounds is not None:
         # CompCor's components are chosen by what the JSON file says of them.

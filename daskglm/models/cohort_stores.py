@@ -14,7 +14,8 @@ from daskglm.io.receipts import read_receipt, remove_unit, unit
 from daskglm.io.store import is_store
 from daskglm.io.tables import read_table
 from daskglm.models.cohort_units import Plan, Receipt, common_name, map_path
-from daskglm.models.convert import convert
+from daskglm.models.convert import write_store
+from daskglm.models.options import Options
 from daskglm.schema.datasets import participant_columns
 from daskglm.schema.names import bids_label
 
@@ -151,7 +152,7 @@ def _store(receipt: str, label: str, done: Sequence[Receipt], table: pd.DataFram
         raise ImageError("the subjects are not in one space")
     with unit(receipt, {"key": key, **plan.stamp}, [os.path.basename(store)]):
         given = None if rows is None else rows.reset_index()
-        convert(paths, store, participants=given, missing="zero", overwrite=is_store(store))
+        write_store(paths, store, Options(missing="zero"), given, overwrite=is_store(store))
     return store
 
 

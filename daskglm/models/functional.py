@@ -190,7 +190,9 @@ def label_fit(
     columns = [str(name) for name in design.columns]
 
     def per_voxel(field: str, dtype: type) -> da.Array:
-        return da.map_blocks(_field, solution, field, dtype=dtype, chunks=(chunks,), meta=np.empty(0, dtype))
+        return da.map_blocks(
+            _field, solution, field, dtype=dtype, chunks=(chunks,), meta=np.empty(0, dtype), token="fit-map"
+        )
 
     beta = da.map_blocks(
         _beta,
@@ -199,6 +201,7 @@ def label_fit(
         dtype=float,
         chunks=((len(columns),), chunks),
         meta=np.empty((0, 0)),
+        token="fit-map",
     )
     return xr.Dataset(
         {
@@ -262,6 +265,7 @@ def compute_contrasts(
     stacked = da.map_blocks(
         _contrasts_of_block, solution[None, None], basis, weights, components, dtype=float,
         chunks=((len(weights),), (components + len(_MAPS),), chunks), meta=np.empty((0, 0, 0)),
+        token="contrasts",
     )  # fmt: skip
     maps = {name: (("contrast", "voxel"), stacked[:, components + k]) for k, name in enumerate(_MAPS)}
     return xr.Dataset(

@@ -1,20 +1,24 @@
 """A whole group analysis: images and a table in, a folder of maps out."""
 
-import sys
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from daskglm.errors import ContrastError, listing
-from daskglm.graph.compute import compute
+from daskglm.graph.compute import cluster_description, compute
+from daskglm.graph.glm import fewest
+from daskglm.graph.planning import machine
 from daskglm.inference.peaks import find_peaks
-from daskglm.io.provenance import software
-from daskglm.io.results import prepare_output, write_results
+from daskglm.io.checkpoints import checkpoint_folder, forget_checkpoints
+from daskglm.io.journal import Run, running
+from daskglm.io.provenance import run_record, software, stage
+from daskglm.io.results import prepare_output, sweep, write_results
 from daskglm.models.functional import (
     OUTPUT_TYPES,
     check_any_fitted,
@@ -23,8 +27,13 @@ from daskglm.models.functional import (
     fit_glm,
     map_image,
 )
-from daskglm.models.inputs import load_images
+from daskglm.models.group_fit import fit_in_units
+from daskglm.models.inputs import Loaded, load_images
 from daskglm.models.options import Options
+from daskglm.models.parameters import all_contrasts
+from daskglm.models.plan import check_resources, folder_bytes
+from daskglm.models.plan_group import plan_fit
+from daskglm.models.plan_images import open_source
 from daskglm.schema.datasets import sample_names, space_of
 from daskglm.schema.names import bids_labels
 
@@ -108,70 +117,81 @@ def group_analysis(
     DaskGLMError
         Names the rule, the values and the remedy; before images are read wherever it can be known.
     """
-    started = time.time()
+    started, output, timings = time.time(), os.fspath(output), dict[str, float]()
     definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
     labels = bids_labels(definitions)
-    prepare_output(output, overwrite)
-    loaded = load_images(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs))
-    design = design_of_formula(formula, participants, loaded.images)
-    lazy = fit_glm(loaded.images, design, min_coverage=min_coverage)
-    # Misspelt and undetermined contrasts are refused here, before the pass.
-    compute_contrasts(lazy, definitions, kinds)
-    (fit,) = compute(lazy, n_jobs=n_jobs, progress="Reading images" if progress else None)
-    check_any_fitted(fit)
-    (maps,) = compute(compute_contrasts(fit, definitions, kinds), n_jobs=n_jobs)
-    peaks = find_peaks(maps)
-    provenance = {
-        "software": software(),
-        "command": sys.argv[1:],
-        "images": loaded.sources,
-        "samples": sample_names(loaded.images),
-        "parameters": {
-            "formula": formula,
-            "contrasts": {
-                name: {"definition": text, "type": str(maps["stat_type"].sel(contrast=name).values)}
-                for name, text in definitions.items()
+    with running(output, "group", prepare=partial(sweep, output)) as run:
+        prepare_output(output, overwrite)
+        check = partial(_checked_model, formula, participants, min_coverage, definitions, kinds)
+        options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
+        with stage("read headers", timings):
+            loaded = load_images(images, options, check)
+            design, lazy, lazy_maps = check(loaded)
+        plan = plan_fit(open_source(loaded, options), lazy, lazy_maps, machine(n_jobs))
+        check_resources(plan, output, kept=folder_bytes(checkpoint_folder(run.output, "")))
+        label, treatment = "Reading images" if progress else None, [missing, smoothing_fwhm]
+        with stage("read and sum images", timings):
+            fit = fit_in_units(loaded, design, fewest(min_coverage, len(design)), run, treatment, n_jobs, label)
+        check_any_fitted(fit)
+        with stage("contrasts", timings):
+            (maps,) = compute(compute_contrasts(fit, definitions, kinds), n_jobs=n_jobs)
+            peaks = find_peaks(maps)
+        provenance = {
+            **record_of(run, timings, loaded, n_jobs),
+            "parameters": {
+                "formula": formula,
+                "contrasts": {
+                    name: {"definition": text, "type": str(maps["stat_type"].sel(contrast=name).values)}
+                    for name, text in definitions.items()
+                },
+                "mask": mask if isinstance(mask, (str, bool, type(None))) else "image",
+                "missing": missing,
+                "min_coverage": min_coverage,
+                "smoothing_fwhm": smoothing_fwhm,
             },
-            "mask": mask if isinstance(mask, (str, bool, type(None))) else "image",
-            "missing": missing,
-            "min_coverage": min_coverage,
-            "smoothing_fwhm": smoothing_fwhm,
-        },
-        "seconds": round(time.time() - started, 3),
-    }
-    tables = {"design.tsv": with_samples(design), "peaks.tsv": peaks.round(4)}
-    documents = {"dataset_description.json": description("group")}
-    files = write_results(output, _images(maps, fit, labels), tables, documents, provenance)
+            "seconds": round(time.time() - started, 3),
+        }
+        tables = {"design.tsv": with_samples(design), "peaks.tsv": peaks.round(4)}
+        documents = {"dataset_description.json": description("group")}
+        with stage("write", timings):
+            files = write_results(output, _images(maps, fit, labels), tables, documents, provenance)
+        forget_checkpoints(output)
     return GroupResult(output, files, design, fit, maps, peaks, time.time() - started)
 
 
-def all_contrasts(
-    contrasts: Mapping[str, str], f_contrasts: Mapping[str, str], kind: str = "group"
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Definitions of all contrasts and the types of those that are F, by name.
+def record_of(run: Run, timings: Mapping[str, float], loaded: Loaded, n_jobs: int | None) -> dict[str, Any]:
+    """What the provenance of a group or permutation analysis says of the run and its images.
 
     Parameters
     ----------
-    contrasts, f_contrasts : mapping of str to str
-        Name to expression, of t and F contrasts.
-    kind : str
-        Of analysis, for the message.
+    run : Run
+        The run.
+    timings : mapping of str to float
+        Stage to seconds.
+    loaded : Loaded
+        Images.
+    n_jobs : int or None
+        Threads, where no cluster is active.
 
     Returns
     -------
-    definitions, kinds : dict of str to str
-
-    Raises
-    ------
-    ContrastError
-        Where there is none, or a name is in both.
+    dict
+        As :func:`~daskglm.io.provenance.run_record`; with the checksums of the files that a store was made of.
     """
-    both = sorted(set(contrasts) & set(f_contrasts))
-    if both:
-        raise ContrastError(f"{listing(both)} is both a t and an F contrast; name one: --f-contrast name=definition")
-    if not contrasts and not f_contrasts:
-        raise ContrastError(f"a {kind} analysis needs a contrast; give --contrast or --f-contrast")
-    return {**contrasts, **f_contrasts}, dict.fromkeys(f_contrasts, "F")
+    names, sums = sample_names(loaded.images), loaded.images.get("source_crc32")
+    checksums = None if sums is None else dict(zip(names, map(int, sums.values), strict=True))
+    made = run_record(run.record.command, timings, cluster_description(n_jobs), loaded.sources, checksums)
+    return {**made, "run": run.record.id, "images": loaded.sources, "samples": names}
+
+
+def _checked_model(
+    formula: str, participants: Any, min_coverage: float, definitions: Mapping[str, str], kinds: Mapping[str, str],
+    loaded: Loaded,
+) -> tuple[pd.DataFrame, xr.Dataset, xr.Dataset]:  # fmt: skip
+    """The design, the fit and the maps, lazy; misspelt and undetermined contrasts are refused here, before any pass."""
+    design = design_of_formula(formula, participants, loaded.images)
+    fit = fit_glm(loaded.images, design, min_coverage=min_coverage)
+    return design, fit, compute_contrasts(fit, definitions, kinds)
 
 
 def _images(maps: xr.Dataset, fit: xr.Dataset, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -1,17 +1,23 @@
-"""Images and a design -> the lazy fit of a group, with its moments kept on disk where that is asked for."""
+"""Images and a design -> the fit of a group, its moments kept on disk: in a cache, or until the results are whole."""
 
 from typing import Any
 
 import dask.array as da
+import joblib
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from daskglm.design.matrix import design_array
+from daskglm.graph.checkpoints import sum_in_units, units_of
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
+from daskglm.graph.progress import Work
 from daskglm.io.cache import kept, load_moments, save_moments
+from daskglm.io.checkpoints import checkpoint_folder, finished, forget_checkpoints
+from daskglm.io.journal import Run
+from daskglm.io.provenance import software
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.moments import Moments
 from daskglm.models.functional import label_fit
@@ -57,7 +63,7 @@ def lazy_fit(
         key = [fingerprint(loaded), matrix, [space.shape, space.affine, space.voxels, chunks, treatment]]
 
         def make() -> list[Moments]:
-            (computed,) = compute(moments, n_jobs=n_jobs, progress=progress)
+            (computed,) = compute(moments, n_jobs=n_jobs, progress=images_read(progress, len(images["sample"])))
             return list(computed)
 
         items = kept(folder, "moments", key, make, save_moments, load_moments)
@@ -66,3 +72,72 @@ def lazy_fit(
         moments = da.from_array(objects, chunks=1, name=False)
     solution = solve_moments(moments, min_count)
     return label_fit(solution, chunks, basis, design, images["voxel"], images.attrs["space"])
+
+
+def fit_in_units(
+    loaded: Loaded, design: pd.DataFrame, min_count: int, run: Run, treatment: Any, n_jobs: int | None,
+    progress: str | None,
+) -> xr.Dataset:  # fmt: skip
+    """Fit a design to images; an interrupted pass over them goes on from its checkpoints beside the output.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Images of n samples.
+    design : (n, p) DataFrame
+        Design in their order.
+    min_count : int
+        Samples that a voxel must have.
+    run : Run
+        Of the output; told how many units there are.
+    treatment : object
+        What was done to the images.
+    n_jobs : int or None
+        Threads, where no cluster is active.
+    progress : str or None
+        Show progress under this name.
+
+    Returns
+    -------
+    xarray.Dataset
+        A fit dataset, computed. Checkpoints of other images, designs or treatments are removed.
+    """
+    matrix = design_array(design)
+    basis, data = orthonormal_basis(matrix), lazy_array(loaded.images["data"])
+    from_disk = loaded.sources is not None and loaded.images["data"].chunks is not None
+    units = units_of(data, basis.rank) if from_disk else None
+    if units is None:
+        forget_checkpoints(run.output)
+        run.begin(1)
+        moments = sum_moments(data, basis, matrix)
+    else:
+        space = space_of(loaded.images)
+        what = [fingerprint(loaded), matrix, data.chunks, str(data.dtype), units.levels, treatment,
+                space.shape, space.affine, space.voxels, software()["daskglm"]]  # fmt: skip
+        key = str(joblib.hash(what))
+        folder = checkpoint_folder(run.output, key)
+        forget_checkpoints(run.output, but=key)
+        run.begin(units.names.size, lambda: len(finished(folder)))
+        moments = sum_in_units(data, basis, matrix, units, folder, n_jobs, progress)
+        progress = None
+    solution = solve_moments(moments, min_count)
+    lazy = label_fit(solution, data.chunks[1], basis, design, loaded.images["voxel"], loaded.images.attrs["space"])
+    (fit,) = compute(lazy, n_jobs=n_jobs, progress=images_read(progress, data.shape[0]))
+    return fit
+
+
+def images_read(progress: str | None, n_images: int) -> Work | None:
+    """Progress of a pass over images, told in images.
+
+    Parameters
+    ----------
+    progress : str or None
+        Its name; None: nothing is shown.
+    n_images : int
+        How many images there are.
+
+    Returns
+    -------
+    Work or None
+    """
+    return None if progress is None else Work(progress, n_images, "sum-moments")

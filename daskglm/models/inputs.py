@@ -1,25 +1,29 @@
 """Whatever users have -> an images dataset."""
 
-import glob
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
-from daskglm.errors import ImageError, SpaceError, listing
+from daskglm.design.matching import select_participants
+from daskglm.errors import DesignError, ImageError, SpaceError, listing
 from daskglm.graph.compute import compute
 from daskglm.graph.images import array_from_files, array_from_images, scan_headers
 from daskglm.io.cache import file_states
+from daskglm.io.files import exists, glob_paths
 from daskglm.io.nifti import NiftiHeader
 from daskglm.io.store import is_store, open_images
+from daskglm.io.tables import as_table
+from daskglm.io.urls import check_url
 from daskglm.models.options import Options, checked, header_image, mask_from_coverage, mask_of, preparation
-from daskglm.schema.datasets import check_images, images_dataset, sample_names, space_of
+from daskglm.schema.datasets import check_images, images_dataset, participants_of, sample_names, space_of
 from daskglm.schema.names import check_unique, sample_ids, subject_id
 
 _TABLE_COLUMNS = ("subject_label", "map_name", "effects_map_path")
@@ -44,7 +48,7 @@ class Loaded:
     sources: list[str] | None
 
 
-def load_images(given: Any, options: Options) -> Loaded:
+def load_images(given: Any, options: Options, check: Callable[[Loaded], object] | None = None) -> Loaded:
     """Make an images dataset of any input of the second level.
 
     Parameters
@@ -53,6 +57,9 @@ def load_images(given: Any, options: Options) -> Loaded:
         Images in one of the forms that nilearn takes, or a store, or an images dataset.
     options : Options
         Mask, missing values, smoothing, resampling.
+    check : callable, optional
+        Called before a pass over the images for the mask, with the images on all voxels of their grid, unread: it
+        raises where the design does not go with them.
 
     Returns
     -------
@@ -79,9 +86,11 @@ def load_images(given: Any, options: Options) -> Loaded:
     if not items:
         raise ImageError("a model needs images, but the list is empty")
     if all(isinstance(item, (str, os.PathLike)) for item in items):
-        return _named(_from_files([os.fspath(item) for item in items], options), ids)
+        for item in items:
+            check_url(os.fspath(item))
+        return _named(_from_files([os.fspath(item) for item in items], options, _of_named(check, ids)), ids)
     if all(hasattr(item, "dataobj") and hasattr(item, "affine") for item in items):
-        return _named(_from_images(items, options), ids)
+        return _named(_from_images(items, options, _of_named(check, ids)), ids)
     kinds = sorted({type(item).__name__ for item in items})
     raise ImageError(
         f"images are paths, a glob, a store, nibabel images, a Series or an images dataset, but got {listing(kinds)}"
@@ -149,7 +158,7 @@ def fingerprint(loaded: Loaded) -> Any:
         States of the files, the conversion and name of a lazy array, or the values of images in memory.
     """
     images = loaded.images
-    if loaded.sources and all(os.path.isfile(path) for path in loaded.sources):
+    if loaded.sources and exists(loaded.sources[0]):
         return file_states(loaded.sources)
     data = images["data"]
     if loaded.sources is None or data.chunks is None:
@@ -159,13 +168,47 @@ def fingerprint(loaded: Loaded) -> Any:
     return [sample_names(images), data.data.name, images.attrs.get("conversion")]
 
 
+def participants_column(name: str | None, participants: Any, images: xr.Dataset) -> NDArray[Any] | None:
+    """A column of the participants, in the order of the samples.
+
+    Parameters
+    ----------
+    name : str or None
+        Of the column.
+    participants : DataFrame, path or None
+        Table with a column participant_id; None: the one that a store brings.
+    images : xarray.Dataset
+        Images dataset of n samples.
+
+    Returns
+    -------
+    (n,) array or None
+        None without a name.
+
+    Raises
+    ------
+    DesignError
+        Where there is no table, or no such column.
+    """
+    if name is None:
+        return None
+    table = as_table(participants)
+    table = participants_of(images) if table is None else table
+    if table is None:
+        raise DesignError(f"blocks of {name!r} need a participants table; give --participants (participants in Python)")
+    table = select_participants(table, sample_names(images))
+    if name not in table:
+        raise DesignError(f"the participants have no column {name!r}; there are {listing(map(str, table.columns))}")
+    return np.asarray(table[name])
+
+
 def expand(pattern: str) -> list[str]:
     """Files of a path or glob pattern, sorted, numbers in their names by value: run-2 before run-10.
 
     Parameters
     ----------
     pattern : str
-        Path, or glob pattern; ``**`` matches folders.
+        Path or URL, or glob pattern of either; ``**`` matches folders.
 
     Returns
     -------
@@ -176,9 +219,9 @@ def expand(pattern: str) -> list[str]:
     ImageError
         Where nothing matches.
     """
-    if os.path.isfile(pattern):
+    if exists(pattern):
         return [pattern]
-    found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True), key=_natural)
+    found = sorted(glob_paths(pattern), key=_natural)
     if not found:
         raise ImageError(f"no file matches {pattern!r}; check the folder and quote the pattern")
     return found
@@ -213,7 +256,12 @@ def _from_dataset(images: xr.Dataset, options: Options, sources: list[str] | Non
     return Loaded(images, True, sources)
 
 
-def _from_files(paths: list[str], options: Options) -> Loaded:
+def _of_named(check: Callable[[Loaded], object] | None, ids: list[str] | None) -> Callable[[Loaded], object]:
+    """A check of images under the names that a Series gives them; of nothing, where there is none."""
+    return lambda loaded: None if check is None else check(_named(loaded, ids))
+
+
+def _from_files(paths: list[str], options: Options, check: Callable[[Loaded], object]) -> Loaded:
     """3-D files, or one 4-D file."""
     if len(paths) == 1 and is_store(paths[0]):
         return _from_dataset(open_images(paths[0]), options, paths)
@@ -224,12 +272,13 @@ def _from_files(paths: list[str], options: Options) -> Loaded:
         raise next(iter(faults.values()))
     found: list[NiftiHeader] = [header for header in headers if header is not None]
     data = array_from_files(paths, found, how)
+    names = ids if len(ids) == data.shape[0] else [f"volume-{k + 1}" for k in range(data.shape[0])]
+    known = all(subject_id(path) for path in paths) and len(paths) > 1 and len(ids) == data.shape[0]
     if options.mask_img is None:
+        check(Loaded(images_dataset(data, names, how.space), known, paths))
         how = replace(how, space=mask_from_coverage(data, how, options, paths))
         data = array_from_files(paths, found, how)
-    known = all(subject_id(path) for path in paths) and len(paths) > 1
-    names = ids if len(ids) == data.shape[0] else [f"volume-{k + 1}" for k in range(data.shape[0])]
-    return Loaded(images_dataset(data, names, how.space), known and len(ids) == data.shape[0], paths)
+    return Loaded(images_dataset(data, names, how.space), known, paths)
 
 
 def _named(loaded: Loaded, ids: list[str] | None) -> Loaded:
@@ -250,7 +299,7 @@ def _check_labels(labels: list[str], paths: list[str]) -> None:
         raise ImageError(f"each subject has its own image, but the table pairs {listing(wrong, 3)}; correct it")
 
 
-def _from_images(items: Sequence[Any], options: Options) -> Loaded:
+def _from_images(items: Sequence[Any], options: Options, check: Callable[[Loaded], object]) -> Loaded:
     """Images in memory."""
     if len({id(image) for image in items}) < len(items):
         raise ImageError("the same image in memory is given twice; give each once")
@@ -264,8 +313,9 @@ def _from_images(items: Sequence[Any], options: Options) -> Loaded:
         for index, image in enumerate(items):
             how.space.check_same_grid(image.shape, image.affine, f"image {index}")
     data = array_from_images(items, how)
+    names = [f"image-{k + 1}" for k in range(data.shape[0])]
     if options.mask_img is None:
+        check(Loaded(images_dataset(data, names, how.space), False, None))
         how = replace(how, space=mask_from_coverage(data, how, options))
         data = array_from_images(items, how)
-    names = [f"image-{k + 1}" for k in range(data.shape[0])]
     return Loaded(images_dataset(data, names, how.space), False, None)

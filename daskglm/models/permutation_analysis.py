@@ -2,29 +2,32 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
-from daskglm.design.matching import select_participants
-from daskglm.errors import DesignError, listing
 from daskglm.inference.permutation import permutation_test
-from daskglm.io.provenance import software
-from daskglm.io.results import PROVENANCE, prepare_output, write_results
-from daskglm.io.tables import as_table
+from daskglm.inference.planning import parse_tests
+from daskglm.io.files import join, read_bytes
+from daskglm.io.journal import running
+from daskglm.io.permutations import count_units
+from daskglm.io.provenance import stage
+from daskglm.io.results import PROVENANCE, prepare_output, sweep, write_results
 from daskglm.models.functional import design_of_formula
-from daskglm.models.group import all_contrasts, description, with_samples
-from daskglm.models.inputs import fingerprint, load_images
+from daskglm.models.group import description, record_of, with_samples
+from daskglm.models.inputs import Loaded, fingerprint, load_images, participants_column
 from daskglm.models.options import Options
-from daskglm.schema.datasets import participants_of, sample_names, space_of
+from daskglm.models.parameters import all_contrasts
+from daskglm.models.plan import check_resources, folder_bytes
+from daskglm.models.plan_permute import plan_permutation
+from daskglm.schema.datasets import space_of
 from daskglm.schema.names import bids_labels
 
 # Maps by the end of their names; {} is t or F.
@@ -44,7 +47,7 @@ _MAPS = {
     "logp_tfce": "tfcelogp",
     "logp_max_tfce": "tfcelogpmax",
 }
-_KEPT = ".permutations"
+KEPT = ".permutations"
 _ALPHA = 0.05
 
 
@@ -139,63 +142,61 @@ def permutation_analysis(
     DaskGLMError
         Names the rule, the values and the remedy; before images are read wherever it can be known.
     """
-    started = time.time()
+    started, output, timings = time.time(), os.fspath(output), dict[str, float]()
     definitions, kinds = all_contrasts(contrasts, f_contrasts or {}, "permutation")
     labels = bids_labels(definitions)
-    options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
-    loaded = load_images(images, options)
-    design = design_of_formula(formula, participants, loaded.images)
-    blocks: dict[str, Any] = {
-        "within": _column(within, participants, loaded.images),
-        "whole": _column(whole, participants, loaded.images),
-        "variance_groups": _column(variance_groups, participants, loaded.images),
-    }
-    what = [fingerprint(loaded), missing, min_coverage, smoothing_fwhm, space_of(loaded.images).voxels]
-    same = {name: value for name, value in test.items() if name not in ("n_perm", "stop_at", "tail")}
-    analysis = str(joblib.hash([what, design.to_numpy(), list(design.columns), definitions, kinds, blocks, same]))
-    prepare_output(output, overwrite or _holds(output, analysis))
-    maps = permutation_test(
-        loaded.images, design, definitions, f_contrasts=list(kinds), min_coverage=min_coverage, n_jobs=n_jobs,
-        folder=os.path.join(output, _KEPT), fingerprint=what, progress=progress, **blocks, **test,
-    )  # fmt: skip
-    thresholds = _thresholds(maps)
-    tables = {"design.tsv": with_samples(design), "thresholds.tsv": thresholds, **_nulls(maps, labels)}
-    provenance = {
-        "software": software(),
-        "command": sys.argv[1:],
-        "analysis": analysis,
-        "images": loaded.sources,
-        "samples": sample_names(loaded.images),
-        "parameters": {"formula": formula, "contrasts": definitions, "f_contrasts": list(kinds), "within": within,
-                       "whole": whole, "variance_groups": variance_groups, "missing": missing,
-                       "min_coverage": min_coverage, "smoothing_fwhm": smoothing_fwhm, **test},
-        "rearrangements": {"done": int(maps.attrs["n_perm"]), "exhaustive": bool(maps.attrs["exhaustive"])},
-        "seconds": round(time.time() - started, 3),
-    }  # fmt: skip
-    documents = {"dataset_description.json": description("permutation")}
-    files = write_results(output, _images(maps, labels), tables, documents, provenance)
+    with running(output, "permute", prepare=partial(sweep, output)) as run:
+        options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
+
+        def checked_design(loaded: Loaded) -> pd.DataFrame:
+            design = design_of_formula(formula, participants, loaded.images)
+            parse_tests(design, definitions, f_contrasts=list(kinds))
+            return design
+
+        with stage("read headers", timings):
+            loaded = load_images(images, options, checked_design)
+            design = checked_design(loaded)
+        columns: dict[str, Any] = {"within": within, "whole": whole, "variance_groups": variance_groups}
+        blocks: dict[str, Any] = {
+            name: participants_column(given, participants, loaded.images) for name, given in columns.items()
+        }
+        what = [fingerprint(loaded), missing, min_coverage, smoothing_fwhm, space_of(loaded.images).voxels]
+        same = {name: value for name, value in test.items() if name not in ("n_perm", "stop_at", "tail")}
+        analysis = str(joblib.hash([what, design.to_numpy(), list(design.columns), definitions, kinds, blocks, same]))
+        prepare_output(output, overwrite or _holds(output, analysis))
+        folder = join(run.output, KEPT)
+        plan = plan_permutation(
+            loaded, None, formula, contrasts, f_contrasts=f_contrasts, participants=participants, missing=missing,
+            min_coverage=min_coverage, smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs, count=False, **columns, **test,
+        )  # fmt: skip
+        check_resources(plan, output, kept=folder_bytes(folder))
+        run.begin(test.get("n_perm", 10_000), partial(count_units, folder))
+        with stage("rearrange", timings):
+            maps = permutation_test(
+                loaded.images, design, definitions, f_contrasts=list(kinds), min_coverage=min_coverage, n_jobs=n_jobs,
+                folder=folder, fingerprint=what, progress=progress, **blocks, **test,
+            )  # fmt: skip
+        thresholds = _thresholds(maps)
+        tables = {"design.tsv": with_samples(design), "thresholds.tsv": thresholds, **_nulls(maps, labels)}
+        provenance = {
+            **record_of(run, timings, loaded, n_jobs),
+            "analysis": analysis,
+            "parameters": {"formula": formula, "contrasts": definitions, "f_contrasts": list(kinds), **columns,
+                           "missing": missing, "min_coverage": min_coverage, "smoothing_fwhm": smoothing_fwhm, **test},
+            "rearrangements": {"done": int(maps.attrs["n_perm"]), "exhaustive": bool(maps.attrs["exhaustive"])},
+            "seconds": round(time.time() - started, 3),
+        }  # fmt: skip
+        documents = {"dataset_description.json": description("permutation")}
+        with stage("write", timings):
+            files = write_results(output, _images(maps, labels), tables, documents, provenance)
+        run.record.total = int(maps.attrs["n_perm"])
     return PermutationResult(output, files, design, maps, thresholds, time.time() - started)
-
-
-def _column(name: str | None, participants: Any, images: xr.Dataset) -> NDArray[Any] | None:
-    """A column of the participants, in the order of the samples."""
-    if name is None:
-        return None
-    table = as_table(participants)
-    table = participants_of(images) if table is None else table
-    if table is None:
-        raise DesignError(f"blocks of {name!r} need a participants table; give --participants (participants in Python)")
-    table = select_participants(table, sample_names(images))
-    if name not in table:
-        raise DesignError(f"the participants have no column {name!r}; there are {listing(map(str, table.columns))}")
-    return np.asarray(table[name])
 
 
 def _holds(output: str, analysis: str) -> bool:
     """Whether a folder holds results of this analysis."""
     try:
-        with open(os.path.join(output, PROVENANCE), encoding="utf-8") as file:
-            return bool(json.load(file).get("analysis") == analysis)
+        return bool(json.loads(read_bytes(join(output, PROVENANCE))).get("analysis") == analysis)
     except (OSError, ValueError):
         return False
 

@@ -18,7 +18,7 @@ from daskglm.io.tables import as_table
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.first_level_input import are_models, effects_of_models, subjects_of_models
 from daskglm.models.functional import check_any_fitted, compute_contrasts, design_of_formula, map_image, match_design
-from daskglm.models.group_fit import lazy_fit
+from daskglm.models.group_fit import images_read, lazy_fit
 from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
 from daskglm.models.parameters import check_fraction
@@ -144,18 +144,18 @@ class SecondLevelModel(VoxelwiseModel):
             Before the pass, wherever it can be known.
         """
         self._models = list(second_level_input) if are_models(second_level_input) else None
+        given = (as_table(confounds), as_table(design_matrix), formula)
         if self._models is not None:
             loaded: dict[str | None, Loaded] = {None: subjects_of_models(self._models)}
         elif isinstance(second_level_input, pd.DataFrame):
             loaded = load_maps(second_level_input, self._options())
         else:
-            loaded = {None: load_images(second_level_input, self._options())}
+            loaded = {
+                None: load_images(second_level_input, self._options(), lambda found: self._design(found, None, *given))
+            }
         first = next(iter(loaded.values()))
-        named = self._models is not None or None not in loaded
-        subjects = sample_names(first.images) if named else None
-        design = self._design(first, subjects, as_table(confounds), as_table(design_matrix), formula)
-        n_samples = first.images.sizes["sample"]
-        check_design(design, n_samples, allow_rank_deficient=self.allow_rank_deficient)
+        subjects = sample_names(first.images) if self._models is not None or None not in loaded else None
+        design = self._design(first, subjects, *given)
         self.design_matrix_ = design
         self.second_level_input_, self.confounds_ = second_level_input, confounds
         self.fits_: dict[str | None, xr.Dataset] = {}
@@ -168,7 +168,7 @@ class SecondLevelModel(VoxelwiseModel):
     def _fit_loaded(self, loaded: Mapping[str | None, Loaded]) -> None:
         """Fit images, by first-level contrast."""
         lazy = {name: self._lazy_fit(item, self.design_matrix_) for name, item in loaded.items()}
-        progress = "Reading images" if self.verbose else None
+        progress = images_read("Reading images" if self.verbose else None, len(self._names) * len(lazy))
         computed = compute(*lazy.values(), n_jobs=self.n_jobs, progress=progress)
         fits = dict(zip(lazy, computed, strict=True))
         for name, item in fits.items():
@@ -349,18 +349,21 @@ class SecondLevelModel(VoxelwiseModel):
     def _design(
         self, loaded: Loaded, subjects: list[str] | None, confounds: Any, design: Any, formula: str | None
     ) -> pd.DataFrame:
-        """The design matrix, in the order of the samples."""
+        """The design matrix, in the order of the samples, checked."""
         if design is not None and formula is not None:
             raise DesignError("a design comes from design_matrix or from formula; give one of them")
         if formula is not None:
-            return design_of_formula(formula, confounds, loaded.images)
-        if design is not None:
-            return match_design(design, loaded.images, loaded.ids_are_known)
-        if subjects is None:
+            made = design_of_formula(formula, confounds, loaded.images)
+        elif design is not None:
+            made = match_design(design, loaded.images, loaded.ids_are_known)
+        elif subjects is not None:
+            made = make_second_level_design_matrix(subjects, confounds)
+        else:
             raise DesignError(
                 "images as second_level_input need a design: give design_matrix, or formula and confounds"
             )
-        return make_second_level_design_matrix(subjects, confounds)
+        check_design(made, loaded.images.sizes["sample"], allow_rank_deficient=self.allow_rank_deficient)
+        return made
 
     def _lazy_fit(self, loaded: Loaded, design: pd.DataFrame) -> xr.Dataset:
         """The fit, lazily; its moments come from the cache where they are in it."""

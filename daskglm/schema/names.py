@@ -7,7 +7,9 @@ from pathlib import PurePath
 
 from daskglm.errors import ContrastError, ImageError, listing
 
-_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)(?=[_/\\.]|$)")
+_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)(?=[_/\\.]|\Z)")
+# File systems take names of 255 bytes, and the label is not all of the name.
+_MAX_LABEL = 120
 _SUFFIXES = (".nii.gz", ".nii", ".img", ".hdr")
 _OPERATORS = {"-": " minus ", "+": " plus ", ">": " gt ", "<": " lt ", "/": " over ", "*": " times "}
 
@@ -28,7 +30,7 @@ def bids_label(name: str) -> str:
     Raises
     ------
     ContrastError
-        If nothing is left.
+        If nothing is left, or too much for the name of a file.
 
     Examples
     --------
@@ -41,7 +43,13 @@ def bids_label(name: str) -> str:
     words = re.findall(r"[A-Za-z0-9]+", name)
     if not words:
         raise ContrastError(f"a contrast's name has at least one letter or digit, but this is {name!r}")
-    return words[0] + "".join(word[0].upper() + word[1:] for word in words[1:])
+    label = words[0] + "".join(word[0].upper() + word[1:] for word in words[1:])
+    if len(label) > _MAX_LABEL:
+        raise ContrastError(
+            f"a contrast's label in file names has up to {_MAX_LABEL} characters, but that of {name[:60]!r}... has "
+            f"{len(label)}; give the contrast a short name, as in new_name=definition"
+        )
+    return label
 
 
 def bids_labels(names: Iterable[str]) -> dict[str, str]:

@@ -32,7 +32,7 @@ def test_group_writes_everything(cohort, tmp_path):
     contrasts = ["--contrast", "age", "--contrast", "men=sex", "--f-contrast", "age, sex"]
     status, text = group(cohort, output, *contrasts)
     assert status == 0
-    names = set(os.listdir(output))
+    names = {name for name in os.listdir(output) if name != ".daskglm"}
     for label, stat in (("age", "t"), ("men", "t"), ("ageSex", "F")):
         for kind in ("effect", "variance", stat, "z", "p"):
             assert f"contrast-{label}_stat-{kind}_statmap.nii.gz" in names
@@ -178,7 +178,8 @@ def test_a_failure_while_writing_leaves_nothing_that_looks_whole(cohort, tmp_pat
     monkeypatch.setattr(results, "write_image", fail)
     status, text = group(cohort, tmp_path / "out", "--contrast", "age")
     assert (status, "no space left" in text) == (2, True)
-    assert os.listdir(tmp_path / "out") == []
+    assert os.listdir(tmp_path / "out") == [".daskglm"]
+    assert json.loads((tmp_path / "out" / ".daskglm" / "run.json").read_text())["state"] == "failed"
 
 
 def test_debug_shows_the_traceback(cohort, tmp_path):
@@ -218,7 +219,7 @@ def test_damaged_stores(cohort, tmp_path):
 
 def test_an_unexpected_error_is_one_line_too(cohort, tmp_path, monkeypatch):
     monkeypatch.setattr("daskglm.models.group.find_peaks", lambda maps: 1 / 0)
-    status, text = group(cohort, tmp_path / "out", "--contrast", "age")
+    status, text = group(cohort, tmp_path / "out", "--contrast", "age", "--quiet")
     assert (status, len(text.strip().splitlines())) == (1, 1)
     assert "ZeroDivisionError" in text
 

@@ -4,6 +4,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from cohorts import Cohort
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,8 +51,6 @@ def test_labels_and_values(cohort):
 @given(samples=st.integers(1, 12), voxels=st.integers(1, 90), kind=st.sampled_from(["sample", "voxel", "dask"]))
 def test_weights_over_chunkings(tmp_path_factory, samples, voxels, kind):
     """Weights 0 and 2 against the design and data written out twice, by NumPy."""
-    from conftest import Cohort
-
     cohort = Cohort(tmp_path_factory.mktemp("weights"), 12)
     space = daskglm.VolumeSpace.from_image(cohort.mask_img, cohort.mask)
     images = daskglm.images_dataset(cohort.vectors, cohort.names, space).chunk(sample=samples, voxel=voxels)
@@ -81,10 +80,10 @@ def test_reading_and_summing_is_one_task(cohort, monkeypatch):
     moments = sum_moments(images["data"].data, orthonormal_basis(design), design)
     (optimized,) = dask.optimize(moments)
     names = [key[0] if isinstance(key, tuple) else key for key in dict(optimized.__dask_graph__())]
-    first = {name for name in names if name.startswith("sum-") and names.count(name) == 6}
+    first = {name for name in names if name.startswith("sum-moments-") and names.count(name) == 6}
     assert len(first) == 1
-    assert not any("moments_of_block" in name for name in names)
-    assert not any(name.startswith("images-") for name in names)  # no block travels between tasks
+    assert not any(name.startswith("block-moments-") for name in names)
+    assert not any(name.startswith("read-images-") for name in names)  # no block travels between tasks
 
 
 def test_threads_processes_and_one_core_agree_bit_for_bit(gappy):
@@ -111,20 +110,3 @@ def test_on_a_cluster(gappy, tmp_path):
             z[name] = np.asarray(model.compute_contrast("age").dataobj)
     assert np.array_equal(z["files"], expected, equal_nan=True)
     assert np.allclose(z["store"], expected, rtol=1e-10, atol=1e-12, equal_nan=True)
-
-
-def test_cluster_files(tmp_path):
-    from pathlib import Path
-
-    from daskglm.cluster import ClusterError, _read
-
-    folder = Path(__file__).parents[2] / "cluster_configs"
-    files = sorted(folder.glob("*.yaml"))
-    assert files
-    for file in files:
-        assert _read(str(file))["kind"] in ("local", "address")
-    (tmp_path / "wrong.yaml").write_text("kind: local\nworkerz: 3\n")
-    with pytest.raises(ClusterError, match="unknown keys workerz"):
-        _read(str(tmp_path / "wrong.yaml"))
-    with pytest.raises(ClusterError, match="there is no 'nowhere'"):
-        _read("nowhere")

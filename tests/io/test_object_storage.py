@@ -1,34 +1,44 @@
-"""A store behind a URL, on an S3 server on the loopback."""
+"""Images, stores and files behind URLs, on an S3 server on the loopback."""
 
+import http.server
+import os
+import pickle
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import nibabel as nib
 import numpy as np
 import pytest
 
 import daskglm
-from daskglm.errors import StoreError
+from daskglm.errors import CorruptImageError, ImageError, OutputError, ParameterError, StorageError, StoreError
+from daskglm.io import files
+from daskglm.io.cache import file_states
+from daskglm.io.nifti import read_values, stream_volumes, write_image
+from daskglm.io.urls import redacted
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+KEY_ID, SECRET = "AKIDNOBODY", "TheSecretOfNobody"
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """An empty bucket, and the environment that finds it."""
-    server_module = pytest.importorskip("moto.server")
-    s3fs = pytest.importorskip("s3fs")
-    server = server_module.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("cohorts")
-    yield "s3://cohorts"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+def remote(cohort, bucket):
+    """URLs of the cohort's images in the bucket."""
+    return [bucket.upload(path, f"maps/{os.path.basename(path)}") for path in cohort.paths]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def _local(cohort, paths=None, **options):
+    """The same images, converted on disk."""
+    path = str(cohort.folder.parent / "local.zarr")
+    daskglm.convert(paths or cohort.paths, path, **options)
+    return daskglm.open_images(path)
+
+
 def test_convert_append_and_fit_by_url(cohort, bucket):
-    url = f"{bucket}/cohort.zarr"
+    url = f"{bucket.url}/cohort.zarr"
     with pytest.raises(StoreError, match="no Zarr store at s3://"):
         daskglm.open_images(url)
     for stop in (5, 12):
@@ -38,3 +48,307 @@ def test_convert_append_and_fit_by_url(cohort, bucket):
     truth = daskglm.SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
     z, expected = (np.asarray(item.compute_contrast("age").dataobj) for item in (model, truth))
     assert np.allclose(z, expected, atol=1e-5)
+
+
+def test_url_to_url_equals_disk_to_disk(cohort, remote, bucket):
+    url = f"{bucket.url}/out/cohort.zarr"
+    table = bucket.upload(cohort.table_path, "maps/participants.tsv")
+    daskglm.convert(f"{bucket.url}/maps/sub-*_statmap.nii.gz", url, participants=table)
+    images, local = daskglm.open_images(url), _local(cohort, participants=cohort.table)
+    assert images["data"].values.tobytes() == local["data"].values.tobytes()
+    assert list(images["source"].values) == remote
+    for name in ("sample", "age", "sex", "source_size", "source_crc32"):
+        assert (images[name].values == local[name].values).all()
+    fits = [daskglm.SecondLevelModel().fit(x, formula="~ age") for x in (url, images, local)]
+    maps = [fit.compute_contrast("age").get_fdata().tobytes() for fit in fits]
+    assert maps[0] == maps[1] == maps[2]
+
+
+def test_images_behind_urls_are_fitted(cohort, remote, bucket):
+    model = daskglm.SecondLevelModel(mask_img=cohort.mask_img)
+    maps = [
+        model.fit(paths, design_matrix=cohort.design).compute_contrast("age").get_fdata()
+        for paths in (cohort.paths, remote, f"{bucket.url}/maps/*.nii.gz")
+    ]
+    assert maps[0].tobytes() == maps[1].tobytes() == maps[2].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_images_are_read_once_and_never_land_on_disk(bucket, tmp_path, monkeypatch, suffix):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"sub-{k}{suffix}" for k in range(3)]
+    for path in paths:
+        nib.Nifti1Image(rng.standard_normal((60, 60, 60), np.float32), np.eye(4)).to_filename(path)
+    urls = [bucket.upload(path, path.name) for path in paths]
+    local = str(tmp_path / "local.zarr")
+    daskglm.convert([str(path) for path in paths], local, mask=False)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.chdir(scratch)
+    bucket.faults.reset()
+    store = f"{bucket.url}/cohort.zarr"
+    daskglm.convert(urls, store, mask=False)
+    assert os.listdir(scratch) == []
+    for path in paths:
+        request = f"GET {bucket.url.removeprefix('s3://')}/{path.name}"
+        # Headers are looked at before any work, 16 KB each time; the values come in one pass.
+        again = bucket.faults.served[request] - path.stat().st_size
+        assert 0 < again <= 3 * 2**14
+        assert bucket.faults.requests[request] <= 5
+    images, truth = daskglm.open_images(store), daskglm.open_images(local)
+    assert images["data"].values.tobytes() == truth["data"].values.tobytes()
+    assert (images["source_crc32"].values == truth["source_crc32"].values).all()
+
+
+def test_files_that_were_converted_are_not_read_again(cohort, remote, bucket):
+    store = f"{bucket.url}/cohort.zarr"
+    daskglm.convert(remote, store, mask=cohort.mask_img)
+    bucket.faults.reset()
+    assert len(daskglm.convert(remote, store).kept) == 12
+    assert sum(bucket.faults.requests[f"GET {url.removeprefix('s3://')}"] for url in remote) == 0
+    changed = bytearray(files.read_bytes(remote[0]))
+    changed[-1] ^= 1
+    before = file_states(remote)
+    files.write_bytes(remote[0], bytes(changed))
+    assert [a == b for a, b in zip(before, file_states(remote), strict=True)] == [False] + [True] * 11
+    with pytest.raises(StoreError, match=r"holds sub-01 from a file with other contents"):
+        daskglm.convert(remote, store)
+
+
+def test_quarantine_is_listed_beside_the_store(cohort, remote, bucket):
+    files.write_bytes(remote[3], files.read_bytes(remote[3])[:-9])
+    store = f"{bucket.url}/out/cohort.zarr"
+    with pytest.raises(CorruptImageError, match=r"s3://.*sub-04.*ends too early"):
+        daskglm.convert(remote, store, mask=cohort.mask_img)
+    result = daskglm.convert(remote, store, mask=cohort.mask_img, on_error="quarantine")
+    assert list(result.quarantined) == ["sub-04"]
+    assert result.list_of_quarantined == f"{bucket.url}/out/cohort_quarantined.tsv"
+    assert b"sub-04\ts3://" in files.read_bytes(result.list_of_quarantined)
+    assert daskglm.open_images(store).sizes["sample"] == 11
+    files.write_bytes(remote[3], (cohort.folder / os.path.basename(remote[3])).read_bytes())
+    daskglm.convert(remote, store)
+    assert not files.exists(result.list_of_quarantined)
+    assert daskglm.open_images(store).sizes["sample"] == 12
+
+
+def test_foreign_and_incomplete_stores_are_refused(cohort, remote, bucket):
+    with pytest.raises(OutputError, match="holds other files and is no store"):
+        daskglm.convert(remote, f"{bucket.url}/maps", mask=cohort.mask_img)
+    store = f"{bucket.url}/cohort.zarr"
+    daskglm.convert(remote, store, mask=cohort.mask_img)
+    files.remove(files.join(store, "data", "c", "0", "0"))
+    with pytest.raises(StoreError, match="0 of 1 chunks of data"):
+        daskglm.open_images(store)
+    with pytest.raises(ImageError, match="no file matches"):
+        daskglm.convert(f"{bucket.url}/nothing/*.nii.gz", f"{bucket.url}/new.zarr")
+    with pytest.raises(CorruptImageError, match="no such file"):
+        daskglm.convert([f"{bucket.url}/nothing.nii.gz"], f"{bucket.url}/new.zarr")
+
+
+def _dumps(collection):
+    return pickle.dumps(dict(collection.__dask_graph__()), protocol=0)
+
+
+def test_secrets_are_in_no_task_message_or_attribute(cohort, remote, bucket, tmp_path):
+    store = f"{bucket.url}/cohort.zarr"
+    daskglm.convert(remote, store, mask=cohort.mask_img)
+    images = daskglm.open_images(store)
+    texts = [_dumps(images["data"].data), repr(images).encode(), repr(images.attrs).encode()]
+    assert store.encode() in texts[0]
+    texts.append(repr(dict(images["data"].data.__dask_graph__())).encode())
+    fit = daskglm.SecondLevelModel().fit(store, formula="~ 1")
+    texts.append(repr(fit.__dict__).encode())
+    files.remove(files.join(store, "data", "zarr.json"))
+    for broken in (store, f"{bucket.url}-absent/x.zarr", f"{bucket.url}/absent.nii.gz"):
+        with pytest.raises((StoreError, ImageError)) as caught:
+            daskglm.SecondLevelModel().fit(broken, formula="~ 1")
+        texts.append(repr(caught.value).encode())
+    for text in texts:
+        assert SECRET.encode() not in text
+        assert KEY_ID.encode() not in text
+
+
+@pytest.mark.parametrize("url", ["s3://nobody:TheSecretOfNobody@bucket/x", "https://TheSecretOfNobody@host/x.nii.gz"])
+def test_urls_with_passwords_are_refused_and_not_shown(url, cohort):
+    calls = [
+        partial(daskglm.open_images, url),
+        partial(daskglm.convert, url, "out.zarr"),
+        partial(daskglm.convert, [url, url], "out.zarr"),
+        partial(daskglm.convert, [url], "out.zarr"),
+        partial(daskglm.convert, cohort.paths, url),
+        partial(daskglm.SecondLevelModel().fit, [url, cohort.paths[0]], formula="~ 1"),
+        partial(files.write_bytes, url, b""),
+    ]
+    for call in calls:
+        with pytest.raises(ParameterError, match=r"carries no user or password") as caught:
+            call()
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is None or SECRET not in str(caught.value.__cause__)
+
+
+def test_signed_urls_are_refused_and_redacted():
+    url = "https://host/x.nii.gz?X-Amz-Signature=abc&part=1"
+    with pytest.raises(ParameterError, match=r"has no query.*https://host/x.nii.gz has one"):
+        files.exists(url)
+    assert redacted(f"get {url} now") == "get https://host/x.nii.gz?X-Amz-Signature=***&part=1 now"
+    assert redacted("s3://a:b@c/d and gs://c/d") == "s3://***@c/d and gs://c/d"
+    assert redacted("s3://bucket/sub-*/a?.nii") == "s3://bucket/sub-*/a?.nii"
+
+
+def test_anonymous_buckets_are_read_without_a_signature(cohort, remote, bucket, monkeypatch):
+    assert files.exists(remote[0])
+    assert "Authorization" in {name.title() for name in bucket.faults.headers[-1]}
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    with pytest.raises(StorageError, match=r"access is denied.*AWS_SKIP_SIGNATURE=true for a public bucket"):
+        read_values(remote[0])
+    name, key = remote[0].removeprefix("s3://").split("/", 1)
+    bucket.client.put_object_acl(Bucket=name, Key=key, ACL="public-read")
+    bucket.faults.reset()
+    header, _ = read_values(remote[0])
+    assert header.shape == cohort.mask.shape
+    assert bucket.faults.headers
+    assert not any("Authorization" in {name.title() for name in item} for item in bucket.faults.headers)
+
+
+def test_profiles_are_read_by_s3fs(cohort, remote, bucket, monkeypatch, tmp_path):
+    pytest.importorskip("s3fs")
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    credentials = tmp_path / "credentials"
+    credentials.write_text("[lab]\naws_access_key_id = OFTHELAB\naws_secret_access_key = shh\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    _by_s3fs(cohort, remote, bucket)
+    signed = {item[name] for item in bucket.faults.headers for name in item if name.title() == "Authorization"}
+    assert signed
+    assert all("Credential=OFTHELAB/" in text for text in signed)
+
+
+def test_s3fs_serves_where_obstore_is_not_installed(cohort, remote, bucket, monkeypatch):
+    pytest.importorskip("s3fs")
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    _by_s3fs(cohort, remote, bucket)
+    assert any("boto" in str(item).lower() for item in bucket.faults.headers)
+
+
+def _by_s3fs(cohort, remote, bucket):
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    bucket.faults.reset()
+    store = f"{bucket.url}/cohort.zarr"
+    daskglm.convert(f"{bucket.url}/maps/*", store, mask=cohort.mask_img)
+    images = daskglm.open_images(store)
+    assert images["data"].values.tobytes() == _local(cohort, mask=cohort.mask_img)["data"].values.tobytes()
+    assert SECRET.encode() not in _dumps(images["data"].data)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_stores_in_memory(cohort):
+    daskglm.convert(cohort.paths, "memory://cohorts/a.zarr", mask=cohort.mask_img)
+    images = daskglm.open_images("memory://cohorts/a.zarr")
+    assert images["data"].values.tobytes() == _local(cohort, mask=cohort.mask_img)["data"].values.tobytes()
+    files.remove("memory://cohorts")
+
+
+def test_images_and_stores_on_a_web_server(cohort):
+    _local(cohort, mask=cohort.mask_img)
+    root = cohort.folder.parent
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            base = f"http://127.0.0.1:{server.server_port}"
+            _, values = read_values(f"{base}/maps/{os.path.basename(cohort.paths[0])}")
+            images = daskglm.open_images(f"{base}/local.zarr")
+            data = images["data"].values
+            with pytest.raises(OutputError, match="https:// is only read"):
+                daskglm.convert(cohort.paths, f"{base}/new.zarr")
+            (root / "local.zarr" / "data" / "c" / "0" / "0").unlink()
+            with pytest.raises(StoreError, match="0 of 1 chunks of data"):
+                daskglm.open_images(f"{base}/local.zarr")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert values.tobytes() == cohort.data[0].ravel(order="F").tobytes()
+    assert data.tobytes() == cohort.vectors.astype(np.float32).tobytes()
+
+
+@pytest.fixture(params=["disk", "s3", "memory"])
+def root(request, tmp_path):
+    """An empty folder of each kind."""
+    if request.param == "s3":
+        yield f"{request.getfixturevalue('bucket').url}/root"
+    elif request.param == "disk":
+        yield str(tmp_path / "root")
+    else:
+        yield "memory://root"
+        files.remove("memory://root")
+
+
+def test_files_are_alike_on_disks_and_behind_urls(root):
+    content = os.urandom(300_000)
+    names = [("a", "x.txt"), ("a", "b", "y.txt"), ("z.txt",), ("a", ".hidden.txt")]
+    paths = [files.join(root, *name) for name in names]
+    assert files.list_names(root) == []
+    assert not files.exists(paths[0])
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(paths[0])
+    with pytest.raises(FileNotFoundError):
+        files.open_binary(paths[0])
+    with pytest.raises(FileNotFoundError):
+        files.state(paths[0])
+    for path in paths:
+        files.write_bytes(path, content)
+    assert files.list_names(root) == ["a", "z.txt"]
+    assert files.list_names(files.join(root, "a")) == [".hidden.txt", "b", "x.txt"]
+    assert files.exists(paths[0])
+    assert not files.exists(files.join(root, "a"))
+    assert files.glob_paths(files.join(root, "*.txt")) == [paths[2]]
+    assert files.glob_paths(files.join(root, "?", "*.txt")) == [paths[0]]
+    assert files.glob_paths(files.join(root, "**", "[xyz].txt")) == sorted(paths[:3])
+    size, version = files.state(paths[0])
+    assert size == 300_000
+    assert files.state(paths[0]) == (size, version)
+    files.write_bytes(paths[0], content[::-1])
+    assert files.state(paths[0])[1] != version
+    with files.open_binary(paths[1]) as file:
+        assert file.peek(2)[:2] == content[:2]
+        assert file.read(100_000) == content[:100_000]
+        assert file.seek(250_000) == 250_000
+        assert file.read() == content[250_000:]
+        assert file.seek(0, os.SEEK_END) == 300_000
+    files.remove(files.join(root, "a"))
+    files.remove(files.join(root, "a"))
+    assert files.list_names(root) == ["z.txt"]
+
+
+def test_of_many_that_create_a_file_one_succeeds(root):
+    path = files.join(root, "lock")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda k: files.create_bytes(path, b"%d" % k), range(8)))
+    assert sum(won) == 1
+    assert files.read_bytes(path) == b"%d" % won.index(True)
+    assert files.list_names(root) == ["lock"]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_volumes_stream_and_maps_are_written(root, suffix):
+    data = np.random.default_rng(1).standard_normal((9, 8, 7, 6)).astype(np.float32)
+    path = files.join(root, f"run{suffix}")
+    files.write_bytes(files.join(root, "other"), b"")  # makes the folder, where there are folders
+    write_image(nib.Nifti1Image(data, np.eye(4)), path)
+    volumes = list(stream_volumes(path, 2, 5))
+    assert np.array_equal(volumes, data.reshape(-1, 6, order="F").T[2:5])
+    _, values = read_values(path, slice(1, 4))
+    assert np.array_equal(values, data.reshape(-1, 6, order="F").T[1:4])

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from dask.callbacks import Callback
 
 import daskglm
 from daskglm.errors import CorruptImageError, DesignError, ImageError, OutputError, SpaceError, StoreError
 from daskglm.graph import convert as graph_convert
 from daskglm.io import store as store_module
 from daskglm.io import store_writing
+from daskglm.models.options import Options, header_image, preparation
 
 
 @pytest.fixture
@@ -331,3 +333,46 @@ def test_smoothing_is_part_of_the_store(cohort, tmp_path):
     smoothed = daskglm.SecondLevelModel(mask_img=cohort.mask_img, smoothing_fwhm=4)
     expected = smoothed.fit(cohort.paths, design_matrix=cohort.design).compute_contrast("age")
     assert np.allclose(np.asarray(z.dataobj), np.asarray(expected.dataobj), atol=1e-4)
+
+
+def test_a_store_larger_than_a_block_is_read_in_blocks(cohort, tmp_path, small_chunks, monkeypatch):
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    assert daskglm.open_images(path)["data"].chunks == ((12,), (90,))  # little: one block
+    monkeypatch.setattr(store_module, "_BLOCK_BYTES", 2 * 4 * 4 * 40)  # two chunks
+    data = daskglm.open_images(path)["data"]
+    assert data.chunks == ((8, 4), (40, 40, 10))
+    assert np.array_equal(data.values, cohort.vectors.astype(np.float32))
+    monkeypatch.undo()
+    n_samples, n_voxels = 10_000, 200_000
+    stored = (store_module.SAMPLES_PER_CHUNK, store_module.VOXELS_PER_CHUNK)
+    blocks = store_module._task_chunks((n_samples, n_voxels), stored)
+    assert 4 * blocks["sample"] * blocks["voxel"] <= 2**25
+    assert blocks["sample"] < n_samples
+    assert blocks["voxel"] < n_voxels
+
+
+def test_coverage_is_added_by_the_workers(cohort, monkeypatch):
+    monkeypatch.setattr(graph_convert, "SAMPLES_PER_CHUNK", 2)
+    monkeypatch.setattr(graph_convert, "_COUNTS_TOGETHER", 2)
+    names = dict(zip(cohort.names, cohort.paths, strict=True))
+    Path(cohort.paths[4]).write_bytes(b"no image")
+    how = preparation(header_image(cohort.paths[0]), Options(mask_img=False))
+    with Counting() as counting:
+        counts, faults = graph_convert.count_coverage(names, how, "quarantine")
+    assert graph_convert.coverage_tree(12) == [6, 3, 2, 1]
+    assert counting.n_tasks == 12
+    assert list(faults) == ["sub-05"]
+    expected = np.count_nonzero(np.delete(cohort.data, 4, axis=0), axis=0)
+    assert np.array_equal(counts, expected.ravel(order="F"))
+    with pytest.raises(CorruptImageError, match="sub-05"):
+        graph_convert.count_coverage(names, how, "stop")
+
+
+class Counting(Callback):
+    """Counts the tasks that run."""
+
+    n_tasks = 0
+
+    def _posttask(self, *_):
+        self.n_tasks += 1

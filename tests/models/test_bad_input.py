@@ -265,4 +265,4 @@ def test_every_error_is_ours_and_a_builtin():
     assert len(classes) > 8
     for item in classes:
         assert issubclass(item, DaskGLMError)
-        assert item is DaskGLMError or issubclass(item, (ValueError, OSError, ImportError))
+        assert item is DaskGLMError or issubclass(item, (ValueError, OSError, ImportError, MemoryError, RuntimeError))

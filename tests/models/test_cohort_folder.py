@@ -407,7 +407,7 @@ def test_how_it_was_made_is_said(dataset, output):
 def test_relative_paths_on_workers_elsewhere(dataset, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.chdir("/")
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
         monkeypatch.chdir(tmp_path)
         result = analyse("bids", "out", subjects=["01"])

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 import xarray as xr
+from cohorts import Cohort
 from hypothesis import given
 from hypothesis import strategies as st
 from nilearn.glm.second_level import SecondLevelModel as NilearnModel
@@ -67,8 +68,6 @@ def test_equals_nilearn(cohort, kind):
     samples=st.sampled_from([1, 3, 5, 12]), voxels=st.sampled_from([1, 7, 40, 90]), kind=st.sampled_from([*designs(12)])
 )
 def test_any_chunking_equals_nilearn(tmp_path_factory, samples, voxels, kind):
-    from conftest import Cohort
-
     cohort = Cohort(tmp_path_factory.mktemp("chunks"), 12)
     design, contrasts = designs(12)[kind]
     space = daskglm.VolumeSpace.from_image(cohort.mask_img, cohort.mask)

@@ -1,0 +1,113 @@
+"""``daskglm plan``: what a command would take, before it runs."""
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
+import click
+
+from daskglm.cli import analyses
+from daskglm.cli.options import console, named, one_or_many, pairs, run_options, running
+from daskglm.errors import ContrastError
+
+
+@click.group(short_help="Say what a command would take.")
+def plan() -> None:
+    """Say what a command would take: bytes, memory, disk, tasks, time.
+
+    The arguments are those of the command; nothing is written. It refuses what
+    would not fit into memory or onto the disk, and says what would.
+
+    \b
+    daskglm plan permute all.zarr --formula "~ age" --contrast age --tfce
+    """  # noqa: D301 (click reads the backspace: do not rewrap)
+
+
+def _convert(images: tuple[str, ...], output: str | None, **options: Any) -> Any:
+    """The plan of a conversion."""
+    from daskglm.models.plan_convert import plan_conversion
+
+    return plan_conversion(one_or_many(images), output, calibrate=True, **options)
+
+
+def _group(
+    images: tuple[str, ...], output: str | None, formula: str, contrasts: tuple[str, ...],
+    f_contrasts: tuple[str, ...], **options: Any,
+) -> Any:  # fmt: skip
+    """The plan of a group analysis."""
+    from daskglm.models.cohort_stores import group_input
+    from daskglm.models.plan_group import plan_group
+
+    source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
+    with analyses._naming_contrasts(images, source):
+        return plan_group(source, output, formula, chosen, f_contrasts=named(f_contrasts), calibrate=True, **options)
+
+
+def _permute(
+    images: tuple[str, ...], output: str | None, formula: str, contrasts: tuple[str, ...],
+    f_contrasts: tuple[str, ...], one_sided: bool, connectivity: str, **options: Any,
+) -> Any:  # fmt: skip
+    """The plan of a permutation analysis."""
+    from daskglm.models.cohort_stores import group_input
+    from daskglm.models.plan_permute import plan_permutation
+
+    source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
+    with analyses._naming_contrasts(images, source):
+        return plan_permutation(
+            source, output, formula, chosen, f_contrasts=named(f_contrasts), two_sided=not one_sided,
+            connectivity=int(connectivity), calibrate=True, **options,
+        )  # fmt: skip
+
+
+def _first_level(
+    dataset: str, output: str | None, contrasts: tuple[str, ...], f_contrasts: tuple[str, ...],
+    subjects: tuple[str, ...], filters: tuple[str, ...], drift: str, **options: Any,
+) -> Any:  # fmt: skip
+    """The plan of a first-level analysis."""
+    from daskglm.models.plan_first_level import plan_first_level
+
+    if not contrasts and not f_contrasts:
+        raise ContrastError("a first-level analysis needs a contrast; give --contrast or --f-contrast")
+    return plan_first_level(
+        dataset, output, named(contrasts), f_contrasts=named(f_contrasts), subjects=subjects or None,
+        filters=pairs(filters), drift_model=None if drift == "none" else drift, calibrate=True, **options,
+    )  # fmt: skip
+
+
+def _planned(command: click.Command, make: Callable[..., Any]) -> click.Command:
+    """The command that plans another one, with the same arguments; the output may be left out."""
+    # Of the options of how a command runs a plan uses the cluster alone; the others are accepted.
+    ignored = {option.name for option in getattr(run_options(lambda: None), "__click_params__", [])} - {"cluster"}
+
+    def run(cluster: str | None, as_json: bool, output: str | None = None, **options: Any) -> None:
+        from daskglm.models.plan import check_resources
+        from daskglm.report.plan import plan_json, print_plan
+
+        with running(cluster, None, None, True):
+            found = make(output=output, **{name: value for name, value in options.items() if name not in ignored})
+        if as_json:
+            click.echo(plan_json(found))
+        else:
+            print_plan(found, console(), output)
+        check_resources(found, output)
+
+    params = []
+    for param in command.params:
+        given = copy(param)
+        given.required = param.required and param.name != "output"
+        if isinstance(given, click.Option) and given.name in ignored:
+            given.hidden = True
+        params.append(given)
+    params.append(click.Option(["--json", "as_json"], is_flag=True, help="For programs."))
+    return click.Command(
+        command.name, callback=run, params=params, help=f"Say what `{command.name}` would take.\n\nNothing is written."
+    )
+
+
+for _command, _make in (
+    (analyses.convert, _convert),
+    (analyses.group, _group),
+    (analyses.permute, _permute),
+    (analyses.first_level, _first_level),
+):
+    plan.add_command(_planned(_command, _make))

@@ -1,0 +1,258 @@
+"""What a conversion is given, checked by headers and tables: samples, their rows, their treatment."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from daskglm.design.matching import select_participants
+from daskglm.errors import ImageError, StoreError, listing
+from daskglm.graph.images import Preparation, scan_headers
+from daskglm.io.files import each, state
+from daskglm.io.nifti import NiftiHeader, checksum, read_header
+from daskglm.io.store import StoredSamples, check_store, stored_space
+from daskglm.io.tables import as_table
+from daskglm.models.inputs import expand
+from daskglm.models.options import Options, header_image, preparation
+from daskglm.schema.datasets import participant_columns
+from daskglm.schema.names import check_unique, stem, subject_id
+
+
+def named_files(images: str | Sequence[str]) -> dict[str, str]:
+    """Names of the samples of a conversion.
+
+    Parameters
+    ----------
+    images : glob or list of paths
+        One image a subject.
+
+    Returns
+    -------
+    dict of str to str
+        Sample name to path; every subject once.
+
+    Raises
+    ------
+    ImageError
+        Where there is none, or a file or a subject comes twice.
+    """
+    paths = expand(os.fspath(images)) if isinstance(images, (str, os.PathLike)) else [os.fspath(p) for p in images]
+    if not paths:
+        raise ImageError("a conversion needs images, but the list is empty")
+    check_unique(paths, "the same image is given twice")
+    names = [subject_id(path) or stem(path) for path in paths]
+    check_unique(names, "a store has one image a subject, but several files are of")
+    return dict(zip(names, paths, strict=True))
+
+
+def participant_rows(participants: Any, files: Mapping[str, str], stored: StoredSamples) -> pd.DataFrame | None:
+    """Rows of the participants table of the given files.
+
+    Parameters
+    ----------
+    participants : DataFrame, path or None
+        Table with a column participant_id.
+    files : mapping of str to str
+        Sample name to path.
+    stored : StoredSamples
+        What the store has: its samples may have rows, too.
+
+    Returns
+    -------
+    DataFrame or None
+        Indexed by sample; None without a table.
+    """
+    table = as_table(participants)
+    if table is None:
+        return None
+    others = set(stored.names) - set(files) - {""}
+    return select_participants(table, list(files), also_allowed=others)
+
+
+def already_stored(
+    output: str, files: Mapping[str, str], table: pd.DataFrame | None, stored: StoredSamples
+) -> set[str]:
+    """Names of the given files that the store has, provided that neither they nor their rows have changed.
+
+    Parameters
+    ----------
+    output : str
+        The store.
+    files : mapping of str to str
+        Sample name to path.
+    table : DataFrame or None
+        From :func:`participant_rows`.
+    stored : StoredSamples
+        What the store has.
+
+    Returns
+    -------
+    set of str
+
+    Raises
+    ------
+    StoreError
+        Where a file or a row is another than that of the store.
+    """
+    rows = {name: index for index, name in enumerate(stored.names) if name}
+    kept = [name for name in files if name in rows]
+    row_of = {files[name]: rows[name] for name in kept}
+    differing = each(lambda path: _file_changed(path, stored.columns, row_of[path]), list(row_of))
+    changed = [name for name, differs in zip(kept, differing, strict=True) if differs]
+    if changed:
+        raise StoreError(
+            f"{output} holds {listing(changed)} from a file with other contents than the one given now; "
+            "convert again with --overwrite, or to another store"
+        )
+    if table is not None and kept:
+        for name, values in participant_columns(table.loc[kept]).items():
+            before = stored.columns[name][[rows[sample] for sample in kept]] if name in stored.columns else values
+            same = [str(x) == str(y) for x, y in zip(before, values, strict=True)]
+            other = [sample for sample, equal in zip(kept, same, strict=True) if not equal]
+            if other:
+                raise StoreError(
+                    f"{name!r} of {listing(other)} in {output} is not what the participants table says now; "
+                    "give the new table to the analysis with --participants, or convert again with --overwrite"
+                )
+    return set(kept)
+
+
+def _file_changed(path: str, columns: Mapping[str, Any], row: int) -> bool:
+    """Tell whether a file is another than the one converted: by size, then by version and checksum."""
+    if "source_size" not in columns:
+        return False
+    try:
+        size, version = state(path)
+    except FileNotFoundError:
+        return False
+    if size != columns["source_size"][row]:
+        return True
+    return version != columns["source_mtime"][row] and checksum(path) != columns["source_crc32"][row]
+
+
+def reference_image(files: Mapping[str, str], on_error: str) -> Any:
+    """An image on the grid that most files have: the first of them.
+
+    Parameters
+    ----------
+    files : mapping of str to str
+        Sample name to path.
+    on_error : {"stop", "quarantine"}
+        Whether a header that cannot be read is an error.
+
+    Returns
+    -------
+    image
+        Header alone.
+
+    Raises
+    ------
+    ImageError
+        For "stop", naming the file; and where no file is an image.
+    """
+    grids: dict[str, Any] = {}
+    for path, header in zip(files.values(), each(_header_or_fault, list(files.values())), strict=True):
+        if not isinstance(header, ImageError):
+            grids[path] = (header.shape[:3], header.affine.round(3).tobytes())
+        elif on_error == "stop":
+            raise header
+    if not grids:
+        raise ImageError(
+            f"none of the {len(files)} files is a readable image; the first is {next(iter(files.values()))}"
+        )
+    common, _ = Counter(grids.values()).most_common(1)[0]
+    return header_image(next(path for path, grid in grids.items() if grid == common))
+
+
+def _header_or_fault(path: str) -> NiftiHeader | ImageError:
+    """The header of a file, or what is wrong with it."""
+    try:
+        return read_header(path)
+    except ImageError as error:
+        return error
+
+
+def preparation_of_store(output: str, options: Options, files: Mapping[str, str]) -> Preparation:
+    """The treatment that the images of a store had, for more of them.
+
+    Parameters
+    ----------
+    output : str
+        The store.
+    options : Options
+        Mask, missing values and smoothing that are asked for now.
+    files : mapping of str to str
+        Sample name to path, of those to be added.
+
+    Returns
+    -------
+    Preparation
+
+    Raises
+    ------
+    StoreError, SpaceError
+        Where another treatment or mask is asked for.
+    """
+    space, attributes = stored_space(output)
+    given = {"missing": options.missing, "smoothing_fwhm": listed(options.smoothing_fwhm)}
+    for name, value in given.items():
+        if attributes.get(name) != value:
+            raise StoreError(
+                f"images of one store are treated alike, but {output} has {name} {attributes.get(name)!r} and now it "
+                f"is {value!r}; give the same, or convert to another store"
+            )
+    how = Preparation(space, options.missing == "zero", options.smoothing_fwhm)
+    if options.mask_img is not None and files:
+        check_store(output, preparation(header_image(next(iter(files.values()))), options).space)
+    return how
+
+
+def listed(value: Any) -> Any:
+    """Three numbers as JSON gives them back.
+
+    Parameters
+    ----------
+    value : sequence or None
+        Numbers.
+
+    Returns
+    -------
+    list or None
+    """
+    return None if value is None else list(value)
+
+
+def usable_files(files: Mapping[str, str], how: Preparation, on_error: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Files whose headers are right, and what is wrong with the others.
+
+    Parameters
+    ----------
+    files : mapping of str to str
+        Sample name to path.
+    how : Preparation
+        What happens to each.
+    on_error : {"stop", "quarantine"}
+        Raise at the first that is wrong, or leave them out.
+
+    Returns
+    -------
+    good, faults : dict of str to str
+        Sample name to path, and to what is wrong.
+
+    Raises
+    ------
+    ImageError
+        For "stop", naming the file; and where no file can be used.
+    """
+    headers, faults = scan_headers(list(files.values()), how)
+    for path, header in zip(files.values(), headers, strict=True):
+        if header is not None and len(header.shape) > 3:
+            faults[path] = ImageError(f"a store is made of 3-D images, but {path} has shape {header.shape}; split it")
+    if faults and on_error == "stop":
+        raise next(iter(faults.values()))
+    good = {name: path for name, path in files.items() if path not in faults}
+    if files and not good:
+        raise ImageError(f"none of the {len(files)} images can be used; the first: {next(iter(faults.values()))}")
+    return good, {name: str(faults[path]) for name, path in files.items() if path in faults}

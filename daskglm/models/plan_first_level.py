@@ -1,0 +1,247 @@
+"""What a first-level analysis will take."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from daskglm.design.matrix import design_array
+from daskglm.errors import DaskGLMError, ParameterError, listing
+from daskglm.graph.convert import coverage_tree
+from daskglm.graph.images import Preparation
+from daskglm.graph.planning import Machine, machine
+from daskglm.graph.runs import _SLAB_VALUES, _SLAB_VOLUMES
+from daskglm.io.bids import Run, find_runs
+from daskglm.io.confounds import parse_strategies
+from daskglm.io.nifti import NiftiHeader, read_header, stream_volumes
+from daskglm.io.store import SAMPLES_PER_CHUNK
+from daskglm.kernels.basis import orthonormal_basis, with_constant
+from daskglm.kernels.lagged import Lags, plan_lags, sum_lagged
+from daskglm.models.cohort_runs import check_contrasts, design_of_run
+from daskglm.models.cohort_units import Plan as Treatment
+from daskglm.models.first_level import DESIGN_PARAMETERS
+from daskglm.models.functional import OUTPUT_TYPES
+from daskglm.models.options import Options, header_image, preparation
+from daskglm.models.parameters import all_contrasts, parse_noise_model, parse_scaling
+from daskglm.models.plan import Needs, Plan, count_text, files_bytes, image_memory, map_bytes, seconds_of, text_bytes
+from daskglm.models.plan_convert import conversion_needs
+from daskglm.schema.names import bids_labels
+
+# Runs whose designs are made for the plan: the largest.
+_LOOKED_AT = 4
+_WRITE_SPEED = 60e6
+_RUN_MAPS = 3
+_CALIBRATED_VOLUMES = 12
+
+
+@dataclass(frozen=True)
+class _Largest:
+    """A run among the largest, as far as memory goes."""
+
+    run: Run
+    header: NiftiHeader
+    how: Preparation
+    n_volumes: int
+    rank: int
+    lags: Lags
+
+    @property
+    def n_voxels(self) -> int:
+        """Voxels of its mask; of the grid where it has none."""
+        return int(self.how.space.voxels.size)
+
+
+def plan_first_level(
+    dataset: str,
+    output: str | None,
+    contrasts: Mapping[str, str],
+    *,
+    f_contrasts: Mapping[str, str] | None = None,
+    task: str | None = None,
+    space: str | None = None,
+    subjects: Sequence[str] | None = None,
+    filters: Any = None,
+    derivatives: str = "derivatives",
+    confounds: Sequence[str] = (),
+    smoothing_fwhm: Any = None,
+    noise_model: str = "ar1",
+    bins: int | str | None = "auto",
+    signal_scaling: Any = 0,
+    standardize: bool = False,
+    t_r: float | None = None,
+    slice_time_ref: float | None = None,
+    precision_weighted: bool = False,
+    n_jobs: int | None = None,
+    calibrate: bool = False,
+    **design: Any,
+) -> Plan:
+    """What :func:`~daskglm.models.cohort.first_level_analysis` will take; nothing is written.
+
+    Parameters
+    ----------
+    dataset, output, contrasts, f_contrasts, task, space, subjects, filters, derivatives, confounds, smoothing_fwhm
+        As for the analysis.
+    noise_model, bins, signal_scaling, standardize, t_r, slice_time_ref, precision_weighted, n_jobs
+        As for the analysis.
+    calibrate : bool
+        Read and sum a few volumes for an estimate of the time.
+    **design
+        As for the analysis.
+
+    Returns
+    -------
+    Plan
+        As if nothing were done yet.
+
+    Raises
+    ------
+    DaskGLMError
+        As the analysis, before any run is read.
+    """
+    unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
+    if unknown:
+        raise ParameterError(f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}")
+    definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
+    scaling, by_volume = parse_scaling(signal_scaling, standardize)
+    if filters is not None:
+        filters = list(filters.items() if isinstance(filters, Mapping) else filters)
+    root = os.path.abspath(dataset)
+    runs = find_runs(root, task, space, subjects=subjects, filters=filters, derivatives=derivatives)
+    treatment = Treatment(
+        output="", contrasts=definitions, labels=bids_labels(definitions), kinds=kinds,
+        strategies=parse_strategies(confounds), design=design, noise=parse_noise_model(noise_model, bins, 0),
+        scaling=scaling, by_volume=by_volume, smoothing_fwhm=smoothing_fwhm, precision_weighted=precision_weighted,
+        t_r=t_r, slice_time_ref=slice_time_ref, version="",
+    )  # fmt: skip
+    check_contrasts(runs, treatment)
+    plan, largest = plan_runs(runs, treatment, subjects is None, machine(n_jobs), _LOOKED_AT)
+    return _timed(plan, runs, largest[0]) if calibrate and largest else plan
+
+
+def plan_runs(
+    runs: Sequence[Run], treatment: Treatment, everyone: bool, where: Machine, looked_at: int = 1
+) -> tuple[Plan, list["_Largest"]]:
+    """The plan of runs that were found.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Runs.
+    treatment : cohort_units.Plan
+        What is done to each.
+    everyone : bool
+        Whether all subjects are asked for: then stores are made.
+    where : Machine
+        Workers.
+    looked_at : int
+        Of the longest files, how many are looked at.
+
+    Returns
+    -------
+    plan : Plan
+    largest : list
+        The runs that it looked at; empty where none can be read.
+    """
+    largest = list(islice(_largest(runs, treatment), looked_at))
+    people = {run.subject for run in runs}
+    n_stores = sum(name not in treatment.kinds for name in treatment.contrasts) if everyone else 0
+    needs, written = Needs(0, 0, 0), 0
+    if largest:
+        n_runs = max(sum(run.subject == person for run in runs) for person in people)
+        task = max(_run_memory(item, treatment, n_runs) for item in largest)
+        first = max(largest, key=lambda item: item.n_voxels)
+        grid = int(np.prod(first.header.shape[:3]))
+        client = held = 0
+        if n_stores:
+            whole = preparation(header_image(first.run.bold), Options(mask_img=False))
+            # Maps are float64; a store's pass for its mask comes first.
+            header = replace(
+                first.header, on_disk=np.dtype("f8"), in_memory=np.dtype("f8"), shape=first.header.shape[:3]
+            )
+            store = conversion_needs(header, whole, len(people), True, where.workers * where.threads)
+            client, task, held = store.client, max(task, store.per_task), store.held
+        needs = Needs(held, task, client + 4 * 8 * grid)
+        per_map = map_bytes(grid, first.n_voxels)
+        n_maps = len(runs) * (_RUN_MAPS * len(treatment.contrasts) + 1)
+        n_maps += len(people) * (len(OUTPUT_TYPES) * len(treatment.contrasts) + 1)
+        n_rows = -(-len(people) // SAMPLES_PER_CHUNK) * SAMPLES_PER_CHUNK
+        written = n_maps * per_map + len(runs) * max(text_bytes(item.n_volumes, item.rank) for item in largest)
+        written += n_stores * (n_rows * (4 * grid + 2000) + 16 * grid)
+    n_chunks = -(-len(people) // SAMPLES_PER_CHUNK)
+    per_store = n_chunks + sum(coverage_tree(len(people)))
+    notes = ("no brain mask is in the derivatives: every voxel of the grid may be in it",) if any(
+        item.run.mask is None for item in largest
+    ) else ()  # fmt: skip
+    read = files_bytes([run.bold for run in runs]) + files_bytes([run.bold for run in runs if run.mask is None])
+    return Plan(
+        command="first-level",
+        what=f"{count_text(len(people), 'subject')}, {count_text(len(runs), 'run')} of up to "
+        f"{max((item.n_volumes for item in largest), default=0)} volumes and "
+        f"{max((item.n_voxels for item in largest), default=0):,} voxels, "
+        f"{count_text(len(treatment.contrasts), 'contrast')}",
+        machine=where, needs=needs, complete=needs, bytes_read=read, bytes_written=written, scratch=0,
+        n_tasks=len(runs) + len(people) + per_store * n_stores, notes=notes,
+    ), largest  # fmt: skip
+
+
+def _largest(runs: Sequence[Run], treatment: Treatment) -> Any:
+    """Runs with their designs, the largest first; those that will fail are passed over."""
+    # By the length of their files: those are known soonest.
+    for run in sorted(runs, key=lambda item: -files_bytes([item.bold]) if os.path.isfile(item.bold) else 0):
+        try:
+            header = read_header(run.bold)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # told when the run is fitted
+                design = design_of_run(run, treatment)
+            mask = False if run.mask is None else run.mask
+            how = preparation(header_image(run.bold), Options(mask, smoothing_fwhm=treatment.smoothing_fwhm))
+        except DaskGLMError:
+            continue
+        matrix = design_array(design.design)
+        basis = orthonormal_basis(matrix)
+        lags = plan_lags(with_constant(matrix @ basis.to_basis)[0], treatment.noise.order, design.volumes)
+        yield _Largest(run, header, how, len(design.volumes), basis.rank, lags)
+
+
+def _run_memory(item: _Largest, treatment: Treatment, n_runs: int) -> int:
+    """Most memory of one run's task, or of the task that combines the runs of a subject."""
+    n_voxels, grid, order = item.n_voxels, int(np.prod(item.header.shape[:3])), treatment.noise.order
+    volume = image_memory(item.header, item.how)
+    size = min(int(np.clip(_SLAB_VALUES // max(n_voxels, 1), *_SLAB_VOLUMES)), item.n_volumes)
+    wide = max(item.header.in_memory.itemsize, 8 if treatment.by_volume else 0)
+    slab = size * n_voxels * wide + volume
+    rows = len(item.lags.regressors) + len(item.lags.pairs) + 4 * order + 4
+    sums = 8 * rows * n_voxels + item.lags.regressors.nbytes * 2
+    # Without a constant in the design, sums are brought to zero and projected, chunk by chunk: few voxels.
+    solution = 8 * (item.rank + 8 + order) * n_voxels * 2
+    components = max([2, *(text.count(",") + 1 for text in map(str, treatment.contrasts.values()))])
+    maps = 2 * 8 * (components + 4) * n_voxels
+    images = 8 * grid * (_RUN_MAPS * len(treatment.contrasts) + 2)
+    epi_mask = 0 if item.run.mask is not None else 12 * 8 * grid + volume
+    fitting = max(epi_mask, slab + sums, sums + solution, solution + maps + images)
+    combined = 8 * grid * (len(OUTPUT_TYPES) * len(treatment.contrasts) + 6) + 8 * n_voxels * (4 * n_runs + 20) * 2
+    return max(fitting, combined)
+
+
+def _timed(plan: Plan, runs: Sequence[Run], item: _Largest) -> Plan:
+    """The plan with its time: from reading a few volumes of a large run, and summing them."""
+    volumes: list[Any] = []
+    n_read = min(_CALIBRATED_VOLUMES, item.n_volumes)
+    voxels = item.how.space.voxels
+
+    def read() -> None:
+        volumes.extend(values[voxels] for values in islice(stream_volumes(item.run.bold), n_read))
+
+    try:
+        reading = seconds_of(read) / n_read
+    except DaskGLMError:
+        return plan
+    slab = np.stack(volumes)
+    summing = seconds_of(lambda: sum_lagged([slab], item.lags)) / n_read
+    per_run = item.n_volumes * (reading + summing)
+    together = min(plan.machine.workers * plan.machine.threads, len(runs))
+    return replace(plan, seconds=len(runs) * per_run / together + plan.bytes_written / _WRITE_SPEED / together)

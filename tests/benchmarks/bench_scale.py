@@ -1,0 +1,145 @@
+"""A cohort larger than the memory of the workers: time and memory beside those of only reading it.
+
+    python tests/benchmarks/bench_scale.py                        # 10,000 subjects x 200,000 voxels, 8 GB
+    python tests/benchmarks/bench_scale.py --samples 1000         # smaller
+
+A store is made once. Then, on a LocalCluster of 1 and of 2 workers of 1.5 GB with one thread each: every chunk is read
+and dropped, and a model of three regressors is fitted and its contrast written. Each measurement is a process of its
+own, in turn, after one that is not counted; times are medians. Printed: seconds, the ratio to reading alone, the
+throughput of two workers over that of one, and the peak memory of each worker beside what ``plan`` promises.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import nibabel as nib
+import numpy as np
+
+LIMIT = "1.5GB"
+
+
+def space_of_size(n_voxels: int):
+    """A space of so many voxels."""
+    from daskglm.schema.space import VolumeSpace
+
+    side = int(np.ceil((2 * n_voxels) ** (1 / 3)))
+    mask = (np.arange(side**3) < n_voxels).reshape(side, side, side)
+    return VolumeSpace.from_image(nib.Nifti1Image(mask.astype(np.uint8), np.eye(4)), mask)
+
+
+def make(store: str, n_rows: int, n_voxels: int) -> dict:
+    """Write noise with a known effect, 64 images after 64 images."""
+    from daskglm.io.store_writing import allocate, create_store, finish_store, write_samples
+
+    started = time.perf_counter()
+    rng = np.random.default_rng(0)
+    create_store(store, space_of_size(n_voxels), {})
+    age = rng.standard_normal(n_rows)
+    columns = {"age": age, "sex": rng.integers(0, 2, n_rows).astype(np.float64)}
+    for target in allocate(store, n_rows, columns):
+        data = rng.standard_normal((len(target.rows), n_voxels), dtype=np.float32)
+        data[:, : n_voxels // 20] += np.float32(0.1) * age[target.rows, None].astype(np.float32)
+        names = [f"sub-{row:05d}" for row in target.rows]
+        write_samples(store, target, data, names, {name: values[target.rows] for name, values in columns.items()})
+    finish_store(store, {})
+    return {"seconds": time.perf_counter() - started}
+
+
+def peak_memory() -> float:
+    """High-water mark of this process in MB."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
+def on_workers(what: str, store: str, workers: int) -> dict:
+    """Read and drop, or fit, on a cluster of processes."""
+    from distributed import Client, LocalCluster
+
+    import daskglm
+    from daskglm.models.group import group_analysis
+
+    with (
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, memory_limit=LIMIT, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        Client(cluster) as client,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        client.run(lambda: (__import__("daskglm.models.group"), None)[1])
+        started = time.perf_counter()
+        if what == "drop":
+            data = daskglm.open_images(store)["data"].data
+            dropped = data.map_blocks(lambda block: np.zeros((1, 1)), chunks=(1, 1), dtype=np.float64)
+            dropped.sum(split_every=16).compute()
+        else:
+            group_analysis(store, os.path.join(folder, "out"), "~ age + sex", {"age": "age"})
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "worker_peak": max(client.run(peak_memory).values()), "client_peak": peak_memory()}
+
+
+def apart(*arguments: object, repeats: int = 1) -> dict:
+    """Medians over processes of their own; the largest of the peaks."""
+    command = [sys.executable, __file__, "--one", json.dumps(arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = [json.loads(subprocess.check_output(command, env=environment).splitlines()[-1]) for _ in range(repeats)]
+    return {
+        key: (max if "peak" in key else statistics.median)(item[key] for item in found) for key in found[0]
+    }  # fmt: skip
+
+
+def promised(store: str) -> dict[str, float]:
+    """Memory that the plan promises, in MB."""
+    command = [sys.executable, "-m", "daskglm.cli.main", "plan", "group", store, "--formula", "~ age + sex"]
+    command += ["--contrast", "age", "--output", f"{store}-out", "--cluster", "local", "--json"]
+    plan = json.loads(subprocess.check_output(command))
+    return {name: plan[name] / 2**20 for name in ("memory_per_worker", "memory_client")}
+
+
+def main() -> None:
+    """Measure all and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--voxels", type=int, default=200_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--store", help="keep the store here, or take the one that is here")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        what, *arguments = json.loads(options.one)
+        print(json.dumps(make(*arguments) if what == "make" else on_workers(what, *arguments)))
+        return
+    folder = tempfile.mkdtemp()
+    store = options.store or os.path.join(folder, "cohort.zarr")
+    try:
+        if not os.path.exists(store):
+            print(f"store made in {apart('make', store, options.samples, options.voxels)['seconds']:.0f} s", flush=True)
+        apart("drop", store, 2)
+        found = {
+            (what, workers): apart(what, store, workers, repeats=options.repeats)
+            for workers in (2, 1)
+            for what in ("drop", "fit")
+        }
+        for (what, workers), item in found.items():
+            print(
+                f"{what}, {workers} worker(s) of {LIMIT}: {item['seconds']:.1f} s, peak of a worker "
+                f"{item['worker_peak']:.0f} MB, of the client {item['client_peak']:.0f} MB"
+            )
+        ratio = found["fit", 2]["seconds"] / found["drop", 2]["seconds"]
+        scaling = found["fit", 1]["seconds"] / found["fit", 2]["seconds"]
+        print(f"fit over reading alone: {ratio:.2f} (target 1.5); two workers over one: {scaling:.2f} (target 1.8)")
+        plan = promised(store)
+        print(f"promised: {plan['memory_per_worker']:.0f} MB a worker, {plan['memory_client']:.0f} MB the client")
+        assert found["fit", 2]["worker_peak"] <= plan["memory_per_worker"]
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
