@@ -117,13 +117,12 @@ def test_creation_is_retried_and_still_happens_once(bucket):
 
 def test_missing_packages_are_named(monkeypatch):
     import sys
-
-    from fsspec import registry
+    from importlib import import_module
 
     for name in ("obstore", "obstore.store", "s3fs"):
         monkeypatch.setitem(sys.modules, name, None)
     for protocol in ("s3", "s3a"):  # fsspec remembers what was imported before
-        monkeypatch.delitem(registry._registry, protocol, raising=False)
+        monkeypatch.delitem(import_module("fsspec.registry")._registry, protocol, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     for url in ("s3://bucket/x", "https://127.0.0.1/x"):
         with pytest.raises(MissingDependencyError, match=r"pip install 'daskglm\[cloud\]'"):
