@@ -63,7 +63,9 @@ def shared(name: str, value: Any) -> Any:
     return dask.delayed(value, name=f"{name}-{tokenize(value)}", traverse=False)
 
 
-def compute(*lazy: Any, n_jobs: int | None = None, progress: str | Work | None = None) -> tuple[Any, ...]:
+def compute(
+    *lazy: Any, n_jobs: int | None = None, progress: str | Work | None = None, here: bool = False
+) -> tuple[Any, ...]:
     """Compute lazy objects together.
 
     Parameters
@@ -76,6 +78,8 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | Work | None =
         is at most the number of cores.
     progress : str, Work or None
         Show progress under this name; of tasks, or of the units that the work consists of.
+    here : bool
+        In this process, though a cluster is active: what is computed from is in its memory.
 
     Returns
     -------
@@ -92,6 +96,8 @@ def compute(*lazy: Any, n_jobs: int | None = None, progress: str | Work | None =
     An interruption (Ctrl-C) ends the tasks of this process where they are, and drops those of a cluster.
     """
     client = _active_client()
+    if here and client is not None:
+        return _on_threads(lazy, _n_threads(n_jobs))
     with explained(lazy, client):
         if client is not None and progress is not None:
             return _on_cluster(lazy, progress)

@@ -134,7 +134,7 @@ def group_analysis(
             fit = fit_in_units(loaded, design, fewest(min_coverage, len(design)), run, treatment, n_jobs, label)
         check_any_fitted(fit)
         with stage("contrasts", timings):
-            (maps,) = compute(compute_contrasts(fit, definitions, kinds), n_jobs=n_jobs)
+            (maps,) = compute(compute_contrasts(fit, definitions, kinds), n_jobs=n_jobs, here=True)
             peaks = find_peaks(maps)
         provenance = {
             **record_of(run, timings, loaded, n_jobs),

@@ -248,10 +248,8 @@ class SecondLevelModel(VoxelwiseModel):
             As :meth:`compute_contrast`.
         """
         wanted = wanted_outputs(output_type)
-        (maps,) = compute(
-            compute_contrasts(self._fit_of(first_level_contrast), contrasts, second_level_stat_type),
-            n_jobs=self.n_jobs,
-        )
+        lazy = compute_contrasts(self._fit_of(first_level_contrast), contrasts, second_level_stat_type)
+        (maps,) = compute(lazy, n_jobs=self.n_jobs, here=True)
         images = {}
         for name in contrasts:
             chosen = {kind: map_image(maps, name, kind) for kind in wanted}
