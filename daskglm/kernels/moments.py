@@ -261,9 +261,12 @@ def block_moments(
     incomplete = _incomplete(data) if voxel_weights is None else np.arange(n_voxels)
     gram_incomplete = np.empty((incomplete.size, rows.size))
     width = max(64, _SLAB_VALUES // max(n_samples, 1))
+    # One piece of memory for all slabs: workers give each freed one back to the system, which costs more than the sums.
+    memory = np.empty(n_samples * min(width, n_voxels))
     for start in range(0, n_voxels, width):
         part = slice(start, min(start + width, n_voxels))
-        slab, slab_weights = data[:, part].astype(np.float64), sample_weights[:, None]
+        slab = memory[: n_samples * (part.stop - start)].reshape(n_samples, part.stop - start)
+        slab[:], slab_weights = data[:, part], sample_weights[:, None]
         first, last = np.searchsorted(incomplete, (part.start, part.stop))
         if last > first:
             own = incomplete[first:last]
@@ -274,7 +277,7 @@ def block_moments(
             count[own] = np.count_nonzero(own_weights, axis=0)
         if constant is not None:
             reference[part] = _centre(slab, slab_weights > 0 if last > first else None)
-        weighted = slab_weights * slab
+        weighted = slab if weights is None and last == first else slab_weights * slab
         cross[:, part] = design.T @ weighted
         power[part] = np.einsum("ij,ij->j", weighted, slab)
     return Moments(

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from naming import without_addresses
 from nilearn.glm.first_level import check_design_matrix as oracle_check
 from nilearn.glm.first_level import make_first_level_design_matrix as oracle
 
@@ -58,7 +59,7 @@ def column(events, amplitudes, model="glover"):
 @pytest.mark.parametrize(
     "model",
     ["glover", "SPM", "spm + derivative", "glover + derivative + dispersion", "fir", None, ramp, [ramp, flat]],
-    ids=str,
+    ids=without_addresses,
 )
 def test_equals_nilearn(model, drift):
     named = {"hrf_model": model, "drift_model": drift, "drift_order": 3, "fir_delays": [0, 1, 2, 5]}

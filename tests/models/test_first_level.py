@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from naming import without_addresses
 from nilearn.glm import compute_fixed_effects as oracle_fixed_effects
 from nilearn.glm.first_level import FirstLevelModel as NilearnModel
 from nilearn.glm.first_level import make_first_level_design_matrix as oracle_design
@@ -264,7 +265,7 @@ def test_target_affine(single, kind):
         {"hrf_model": None}, {"drift_model": "polynomial", "drift_order": 3}, {"drift_model": None},
         {"high_pass": 0.02}, {"slice_time_ref": 0.5}, {"min_onset": 0},
     ],
-    ids=str,
+    ids=without_addresses,
 )  # fmt: skip
 def test_design_parameters(single, parameters):
     mine, other = models(single, **parameters)
