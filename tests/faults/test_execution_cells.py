@@ -227,10 +227,10 @@ def submitted(client):
 
 
 def test_the_walltime_is_over(queue, data, direct, tmp_path):
-    """Work of 40 s for each of two workers, in jobs that last 60 s and leave after 30: others take their places."""
+    """Work of over 60 s for each of two workers, in jobs that last 60 s: others take their places."""
     notes, output = Notes(tmp_path / "notes"), tmp_path / "out"
     with daskglm.connect(slurm_file(queue, options={"walltime": "00:01:00"})) as client:
-        client.register_plugin(watching(notes.path, seconds=3.5))
+        client.register_plugin(watching(notes.path, seconds=5.5))
         analyse(data, output)
     processes = {process for _, process in notes.lines("finished")}
     assert len(processes) > 2
