@@ -1,8 +1,10 @@
 """Permutation tests of voxels that some images lack: each uses the images it has."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import DTypeLike, NDArray
 
 from daskglm.kernels.cholesky import factorise, solve_lower
@@ -12,8 +14,10 @@ from daskglm.kernels.permutation import spans_constant
 _EPS = np.finfo(float).eps
 # A nuisance direction of less weight than this among the images of a voxel is not there.
 _MIN_WEIGHT = 1e-8
-# A rearranged regressor that the nuisance explains up to this says nothing.
+# A rearranged regressor of which a voxel's images, beside the nuisance, keep less than this says nothing there.
 _MIN_LEFT = 1e-5
+# Where fewer images than this are missing, their sum is taken from that of all: there a sparse product is cheaper.
+_FEW = 0.15
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,20 @@ class Incomplete:
     ----------
     values : (n, W) array
         Images without the nuisance, voxel by voxel, of unit length; zero where missing.
-    seen : (n, U) array
-        The distinct patterns of images: 1 where there is one, else 0.
+    lost : (L, n) sparse array
+        The distinct patterns of images that miss few: 1 where one is missing.
+    seen : (U - L, n) array
+        Those that miss more: 1 where there is an image, else 0.
     pattern : (W,) int64
-        Which of them each voxel has.
-    whiten : (q, q, U) array
+        Which of them each voxel has, counted through both.
+    whiten : (U, q, q) array
         T of each pattern: T Z'Z T' over its images is the identity, or zero where the nuisance Z is not determined.
     count, freedom : (W,) int64
         Images of each voxel, and degrees of freedom of the error.
     """
 
     values: NDArray[np.floating]
+    lost: Any
     seen: NDArray[np.floating]
     pattern: NDArray[np.int64]
     whiten: NDArray[np.floating]
@@ -61,12 +68,10 @@ def incomplete(values: Array, nuisance: Array, n_tested: int, dtype: DTypeLike =
     Incomplete
     """
     there = np.isfinite(values)
-    packed, pattern = np.unique(np.packbits(there, axis=0), axis=1, return_inverse=True)
-    pattern = pattern.reshape(-1)
-    seen = np.unpackbits(packed, axis=0, count=len(values)).astype(np.float64)
+    seen, pattern = _patterns(there)
     rank = nuisance.shape[1]
     pairs = (nuisance[:, :, None] * nuisance[:, None, :]).reshape(len(values), -1)
-    weights, directions = np.linalg.eigh((seen.T @ pairs).reshape(seen.shape[1], rank, rank))
+    weights, directions = np.linalg.eigh((seen @ pairs).reshape(len(seen), rank, rank))
     kept = weights > _MIN_WEIGHT
     whiten = np.where(kept, 1 / np.sqrt(np.where(kept, weights, 1.0)), 0.0)[:, :, None] * directions.transpose(0, 2, 1)
     count = there.sum(axis=0)
@@ -83,10 +88,20 @@ def incomplete(values: Array, nuisance: Array, n_tested: int, dtype: DTypeLike =
     rounding = 8 * _EPS * np.sqrt(len(values)) * (size + np.abs(np.where(there, values, 0.0)).max(axis=0, initial=0.0))
     good = (length > rounding) & (freedom > 0)
     scale = np.where(good, 1 / np.where(length > 0, length, 1.0), 0.0)
+    few = int(np.sum(seen.mean(axis=1) > 1 - _FEW))
     return Incomplete(
-        np.ascontiguousarray(left * scale, dtype=dtype), np.ascontiguousarray(seen, dtype=dtype), pattern,
-        np.ascontiguousarray(whiten.transpose(1, 2, 0), dtype=dtype), count, np.where(good, freedom, 0),
+        np.ascontiguousarray(left * scale, dtype=dtype), scipy.sparse.csr_array(1 - seen[:few].astype(dtype)),
+        np.ascontiguousarray(seen[few:], dtype=dtype), pattern,
+        np.ascontiguousarray(whiten, dtype=dtype), count, np.where(good, freedom, 0),
     )  # fmt: skip
+
+
+def _patterns(there: NDArray[np.bool_]) -> tuple[Array, NDArray[np.int64]]:
+    """Distinct columns (U, n), the fullest first, and which of them each column is."""
+    packed, pattern = np.unique(np.packbits(there.T, axis=1), axis=0, return_inverse=True)
+    seen = np.unpackbits(packed, axis=1, count=len(there)).astype(np.float64)
+    order = np.argsort(-seen.sum(axis=1), kind="stable")
+    return seen[order], np.argsort(order)[pattern.reshape(-1)]
 
 
 def weighed_rows(moved: NDArray[np.floating], nuisance: Array) -> NDArray[np.floating]:
@@ -101,13 +116,16 @@ def weighed_rows(moved: NDArray[np.floating], nuisance: Array) -> NDArray[np.flo
 
     Returns
     -------
-    (B, s (s + q), n) array
+    (n, s, s + q, B) array
         For each tested regressor its products with the tested ones and then the nuisance.
     """
-    dtype = moved.dtype
-    columns = np.broadcast_to(nuisance.T.astype(dtype), (len(moved), nuisance.shape[1], moved.shape[2]))
-    others = np.concatenate([moved, columns], axis=1)
-    return (moved[:, :, None] * others[:, None]).reshape(len(moved), -1, moved.shape[2])
+    tested = np.ascontiguousarray(moved.transpose(2, 1, 0))
+    columns = nuisance.astype(moved.dtype)
+    n_rows, n_tested, n_moved = tested.shape
+    made = np.empty((n_rows, n_tested, n_tested + columns.shape[1], n_moved), dtype=moved.dtype)
+    np.multiply(tested[:, :, None], tested[:, None], out=made[:, :, :n_tested])
+    np.multiply(tested[:, :, None], columns[:, None, :, None], out=made[:, :, n_tested:])
+    return made
 
 
 def incomplete_shares(
@@ -121,7 +139,7 @@ def incomplete_shares(
         W voxels.
     moved : (B, s, n) array
         Rearranged regressors.
-    rows : (B, s (s + q), n) array
+    rows : (n, s, s + q, B) array
         From :func:`weighed_rows`.
     signed : bool
         For t, s = 1.
@@ -133,21 +151,24 @@ def incomplete_shares(
         t: ``x'y / sqrt(x'x - |T Z'x|^2)`` with y of unit length; F: the same with s regressors.
     """
     n_moved, n_tested, n_rows = moved.shape
-    n_patterns = voxels.seen.shape[1]
-    weighed = (rows.reshape(-1, n_rows) @ voxels.seen).reshape(n_moved, n_tested, rows.shape[1] // n_tested, n_patterns)
+    flat = rows.reshape(n_rows, -1)
+    whole = np.ones(n_rows, dtype=flat.dtype) @ flat
+    weighed = np.concatenate([whole - voxels.lost @ flat, voxels.seen @ flat]).reshape(-1, *rows.shape[1:])
     gram, cross = weighed[:, :, :n_tested], weighed[:, :, n_tested:]
-    white = np.einsum("iju,bsju->bsiu", voxels.whiten, cross)
-    left = gram - np.einsum("bsiu,btiu->bstu", white, white)
+    white = voxels.whiten[:, None] @ cross
+    left = gram - (white[:, :, None] * white[:, None]).sum(axis=3)
     effect = (moved.reshape(-1, n_rows) @ voxels.values).reshape(n_moved, n_tested, -1)
     diagonal = np.arange(n_tested)
-    lost = (left[:, diagonal, diagonal] <= _MIN_LEFT * gram[:, diagonal, diagonal]).any(axis=1)
+    least = _MIN_LEFT * whole.reshape(rows.shape[1:])[diagonal, diagonal]
+    lost = (left[:, diagonal, diagonal] <= least).any(axis=1)
     if n_tested == 1:
         scale = np.where(lost, 0.0, 1 / np.sqrt(np.where(lost, 1.0, left[:, 0, 0]))).astype(effect.dtype)
-        share: NDArray[np.floating] = effect[:, 0] * scale[:, voxels.pattern]
+        share: NDArray[np.floating] = effect[:, 0] * scale[voxels.pattern].T
         return share if signed else share * share
     matrices = np.moveaxis(left.astype(np.float64), 0, 2).reshape(n_tested, n_tested, -1)
-    factors = factorise(matrices).reshape(n_tested, n_tested, n_moved, n_patterns)[..., voxels.pattern]
-    right = effect.transpose(1, 0, 2).reshape(n_tested, 1, -1).astype(np.float64)
+    factors = factorise(matrices).reshape(n_tested, n_tested, -1, n_moved)[:, :, voxels.pattern]
+    right = effect.transpose(1, 2, 0).reshape(n_tested, 1, -1).astype(np.float64)
     white_effect = solve_lower(factors.reshape(n_tested, n_tested, -1), right)
-    explained = np.sum(white_effect**2, axis=(0, 1)).reshape(n_moved, -1)
-    return np.where(lost[:, voxels.pattern] | ~np.isfinite(explained), 0.0, explained).astype(effect.dtype)
+    explained = np.sum(white_effect**2, axis=(0, 1)).reshape(-1, n_moved)
+    explained = np.where(lost[voxels.pattern] | ~np.isfinite(explained), 0.0, explained)
+    return np.ascontiguousarray(explained.T, dtype=effect.dtype)

@@ -305,7 +305,7 @@ def bench_schemes(folder: str, sizes: Sizes) -> None:
     """Schemes beside nilearn, and incomplete voxels beside complete ones."""
     apart("simulate", folder, FMRI, sizes(50_000), 1_000, 8, False)
     counts, again = sizes.counts(1_024, 5_120), {"repeats": sizes.repeats}
-    theirs = apart("permutations", folder, "nilearn", [4, 24], {"n_jobs": CORES}, **again)
+    theirs = apart("permutations", folder, "nilearn", [20, 200], {"n_jobs": CORES}, **again)
     whole = {}
     for scheme, target, width in (("freedman-lane", 6, 9), ("smith", 1, 1)):
         ours = apart("permutations", folder, "daskglm", counts, {"n_jobs": CORES, "scheme": scheme}, **again)

@@ -125,6 +125,22 @@ def test_voxels_with_gaps_equal_refits_of_the_images_they_have(is_f):
             np.testing.assert_allclose(maps[k, voxel], refit(moved), rtol=3e-5, atol=3e-5)
 
 
+@pytest.mark.parametrize("n_lost", [10, 60])
+def test_a_group_without_images_at_a_voxel_leaves_nothing_to_test_there(n_lost):
+    n = 200
+    rng = np.random.default_rng(0)
+    design = np.column_stack([np.arange(n) < 8, np.ones(n)]).astype(float)
+    values = rng.standard_normal((n, 2))
+    values[:n_lost, 1] = np.nan
+    maps = np.empty((5, 2), dtype=np.float32)
+    index = np.array([np.r_[rng.permutation(8), 8 + rng.permutation(n - 8)] for _ in range(5)])
+    test = make_test(design, np.eye(2)[0], "smith")
+    permute(make_tiles(values, test), test, index, np.ones((5, n)), None, maps)
+    assert (np.abs(maps[:, 0]) > 1e-3).all()
+    # Only the images of one group are left: what is not tested is zero, not the quotient of two roundings.
+    assert (np.abs(maps[:, 1]) < 1e-6).all()
+
+
 def test_a_site_without_images_at_a_voxel_costs_no_freedom_there():
     rng = np.random.default_rng(0)
     site = np.repeat(np.eye(3), 10, axis=0)
