@@ -13,6 +13,12 @@ from daskglm.errors import DaskGLMError, listing
 
 # Threads of a worker times threads of its BLAS is the number of cores it keeps busy: the workers are the threads.
 ONE_BLAS_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# Dask has workers give each freed array back to the system, and its pages have to be made anew for the next one: a
+# pass over a store took twice as long. So many bytes are kept for reuse.
+_KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "134217728", "MALLOC_ARENA_MAX": "2"}
+# Threads that decompress what a task reads, while it waits.
+_DECODERS = "ZARR_THREADING__MAX_WORKERS"
+WORKER_ENVIRONMENT = _KEPT_MEMORY | {_DECODERS: "1"} | ONE_BLAS_THREAD
 
 _KEYS = ("kind", "options", "scale", "environment", "tls", "wait_for_workers")
 # Who starts the workers elsewhere decides how many there are, what they see and how they are reached.
@@ -55,7 +61,7 @@ class Configuration:
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
     scale: int | tuple[int, int] | None = None
-    environment: dict[str, str] = field(default_factory=lambda: dict(ONE_BLAS_THREAD))
+    environment: dict[str, str] = field(default_factory=lambda: dict(WORKER_ENVIRONMENT))
     tls: bool = False
     wait_for_workers: float = 300.0
 
@@ -116,7 +122,7 @@ def _checked(content: dict[str, Any]) -> Configuration:
         kind,
         _options(kind, content.get("options")),
         _scale(kind, content.get("scale")),
-        _environment(content.get("environment")),
+        _environment(content.get("environment"), _threads(content.get("options") or {})),
         tls,
         _seconds(content.get("wait_for_workers", 300)),
     )
@@ -189,8 +195,17 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _environment(variables: Any) -> dict[str, str]:
-    """Variables of the workers, and one BLAS thread."""
+def _threads(options: dict[str, Any]) -> int:
+    """Tasks that a worker runs at once, as the options of any kind say it; one, unless they do."""
+    given = options.get("threads_per_worker") or (options.get("worker_options") or {}).get("nthreads")
+    cores, processes = options.get("cores"), options.get("processes") or 1
+    if given is None and isinstance(cores, int) and isinstance(processes, int):
+        given = cores // processes
+    return max(1, given) if isinstance(given, int) else 1
+
+
+def _environment(variables: Any, threads: int) -> dict[str, str]:
+    """Variables of the workers: one BLAS thread, as many that decompress as tasks, and memory that is used again."""
     variables = {} if variables is None else variables
     if not isinstance(variables, dict) or not all(isinstance(value, str | int | float) for value in variables.values()):
         raise ClusterError(f"environment has names and values of variables, but it is {variables!r:.80}")
@@ -200,7 +215,7 @@ def _environment(variables: Any) -> dict[str, str]:
         _refuse_control_characters(f"environment: {name}", value)
         if str(value) != ONE_BLAS_THREAD.get(name, str(value)):
             raise ClusterError(f"{name} is always 1, for each core runs a task; scale and options give more tasks")
-    return {name: str(value) for name, value in variables.items()} | ONE_BLAS_THREAD
+    return WORKER_ENVIRONMENT | {_DECODERS: str(threads)} | {name: str(value) for name, value in variables.items()}
 
 
 def _seconds(text: Any) -> float:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
+from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
@@ -107,31 +109,41 @@ def sum_in_units(
     paths = np.empty(names.shape, dtype=object)
     for index in np.ndindex(names.shape):
         paths[index] = join(folder, str(names[index]))
-    lazy_paths = da.from_array(paths, chunks=1)
-    sums = block_sums(data, basis, design)
-    for _ in range(units.levels):
-        sums = _added(sums)
-    receipts = da.map_blocks(_save, sums, lazy_paths, dtype=object, meta=np.empty((0, 0), object), token="keep-moments")
-    # Optimized once, all together; only what is missing is computed.
-    tasks = receipts.to_delayed()
+    tasks = _tasks_of_units(block_sums(data, basis, design), units, paths)
     missing = [tasks[index] for index in np.ndindex(names.shape) if names[index] not in done]
     if missing:
         _finish(missing, names.size, n_jobs, progress, data.shape[0])
+    lazy_paths = da.from_array(paths, chunks=1)
     kept = da.map_blocks(_load, lazy_paths, dtype=object, meta=np.empty((0, 0), object), token="load-moments")
     return total_moments(kept)
 
 
-def _added(sums: da.Array) -> da.Array:
-    """Sums of neighbours along the samples: a level of the tree by which all are added anyway."""
-    name = f"add-moments-{sums.name}"
+def _tasks_of_units(sums: da.Array, units: Units, paths: NDArray[Any]) -> NDArray[Any]:
+    """One task a unit, which reads block after block, adds neighbours, and writes: nothing of it travels."""
+    (lazy,) = dask.optimize(sums)
+    graph = dict(lazy.dask)
     n_blocks, n_chunks = sums.numblocks
-    graph: dict[Any, Any] = {}
-    for row, column in product(range(-(-n_blocks // SUM_TOGETHER)), range(n_chunks)):
-        rows = range(row * SUM_TOGETHER, min((row + 1) * SUM_TOGETHER, n_blocks))
-        graph[name, row, column] = (_add, [(sums.name, index, column) for index in rows])
-    chunks = ((1,) * -(-n_blocks // SUM_TOGETHER), (1,) * n_chunks)
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[sums])
-    return da.Array(layers, name, chunks, meta=np.empty((0, 0), object))
+    added: Any = {(row, column): graph.pop((sums.name, row, column)) for row, column in np.ndindex(n_blocks, n_chunks)}
+    # The tree by which all are added anyway; a task within a task is run by it, in this order.
+    for _ in range(units.levels):
+        n_blocks, below = -(-n_blocks // SUM_TOGETHER), added
+        added = {
+            (row, column): (_add, [below[part, column] for part in _parts(row) if (part, column) in below])
+            for row, column in np.ndindex(n_blocks, n_chunks)
+        }
+    name = f"keep-moments-{tokenize(sums.name, paths.tolist())}"
+    keys = {index: (name, *index) for index in np.ndindex(units.shape)}
+    graph |= {key: (_save, added[index], paths[index]) for index, key in keys.items()}
+    whole = HighLevelGraph.from_collections(name, graph)
+    tasks = np.empty(units.shape, dtype=object)
+    for index, key in keys.items():
+        tasks[index] = Delayed(key, whole, layer=name)
+    return tasks
+
+
+def _parts(row: int) -> range:
+    """What a level of the tree adds to one."""
+    return range(row * SUM_TOGETHER, (row + 1) * SUM_TOGETHER)
 
 
 def _finish(tasks: Sequence[Any], total: int, n_jobs: int | None, progress: str | None, n_images: int) -> None:
@@ -171,9 +183,9 @@ def _add(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return total
 
 
-def _save(moments: NDArray[Any], path: NDArray[Any]) -> NDArray[Any]:
+def _save(moments: NDArray[Any], path: str) -> str:
     """Write the moments of a unit; the receipt is its path."""
-    save_checkpoint(path.item(), moments.item())
+    save_checkpoint(path, moments.item())
     return path
 
 

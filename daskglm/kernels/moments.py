@@ -278,7 +278,8 @@ def block_moments(
         if constant is not None:
             reference[part] = _centre(slab, slab_weights > 0 if last > first else None)
         weighted = slab if weights is None and last == first else slab_weights * slab
-        cross[:, part] = design.T @ weighted
+        # Of a wide slab and few regressors this is the faster order.
+        cross[:, part] = (weighted.T @ design).T
         power[part] = np.einsum("ij,ij->j", weighted, slab)
     return Moments(
         gram=sample_weights @ products,

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_scale.py                        # 10,000 subjects x 200,000 voxels, 8 GB
     python tests/benchmarks/bench_scale.py --samples 1000         # smaller
 
-A store is made once. Then, on a LocalCluster of 1 and of 2 workers of 1.5 GB with one thread each: every chunk is read
+A store is made once. Then, on a local cluster of 1 and of 2 workers of 1.5 GB with one thread each: every chunk is read
 and dropped, and a model of three regressors is fitted and its contrast written. Each measurement is a process of its
 own, in turn, after one that is not counted; times are medians. Printed: seconds, the ratio to reading alone, the
 throughput of two workers over that of one, and the peak memory of each worker beside what ``plan`` promises.
@@ -60,28 +60,28 @@ def peak_memory() -> float:
 
 def on_workers(what: str, store: str, workers: int) -> dict:
     """Read and drop, or fit, on a cluster of processes."""
-    from distributed import Client, LocalCluster
-
     import daskglm
     from daskglm.models.group import group_analysis
 
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=LIMIT, dashboard_address=None, host="127.0.0.1"
-        ) as cluster,
-        Client(cluster) as client,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        client.run(lambda: (__import__("daskglm.models.group"), None)[1])
-        started = time.perf_counter()
-        if what == "drop":
-            data = daskglm.open_images(store)["data"].data
-            dropped = data.map_blocks(lambda block: np.zeros((1, 1)), chunks=(1, 1), dtype=np.float64)
-            dropped.sum(split_every=16).compute()
-        else:
-            group_analysis(store, os.path.join(folder, "out"), "~ age + sex", {"age": "age"})
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, "worker_peak": max(client.run(peak_memory).values()), "client_peak": peak_memory()}
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = os.path.join(folder, "cluster.yaml")
+        with open(cluster, "w", encoding="utf-8") as file:
+            file.write(f"kind: local\nscale: {workers}\noptions: {{threads_per_worker: 1, memory_limit: {LIMIT}}}\n")
+        with daskglm.cluster.connect(cluster) as client:
+            client.run(lambda: (__import__("daskglm.models.group"), None)[1])
+            started = time.perf_counter()
+            if what == "drop":
+                data = daskglm.open_images(store)["data"].data
+                dropped = data.map_blocks(lambda block: np.zeros((1, 1)), chunks=(1, 1), dtype=np.float64)
+                dropped.sum(split_every=16).compute()
+            else:
+                group_analysis(store, os.path.join(folder, "out"), "~ age + sex", {"age": "age"})
+            seconds = time.perf_counter() - started
+            return {
+                "seconds": seconds,
+                "worker_peak": max(client.run(peak_memory).values()),
+                "client_peak": peak_memory(),
+            }
 
 
 def apart(*arguments: object, repeats: int = 1) -> dict:

@@ -110,6 +110,27 @@ def test_kubernetes_spec(tmp_path):
         assert container["resources"]["limits"]["memory"] == "4Gi"
 
 
+THREADS = [
+    ({"kind": "local"}, "1"),
+    ({"kind": "local", "options": {"threads_per_worker": 3}}, "3"),
+    ({"kind": "ssh", "options": {"hosts": ["a", "b"], "worker_options": {"nthreads": 2}}}, "2"),
+    ({"kind": "slurm", "scale": 1, "options": {"cores": 8, "processes": 2}}, "4"),
+    ({"kind": "slurm", "scale": 1, "options": {"cores": 2, "processes": 4}}, "1"),
+]
+
+
+@pytest.mark.parametrize(("content", "threads"), THREADS, ids=str)
+def test_a_worker_decompresses_on_as_many_threads_as_it_has(content, threads, tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert read_configuration(str(path)).environment["ZARR_THREADING__MAX_WORKERS"] == threads
+    content["environment"] = {"ZARR_THREADING__MAX_WORKERS": 7, "MALLOC_ARENA_MAX": 9}
+    path.write_text(yaml.safe_dump(content))
+    environment = read_configuration(str(path)).environment
+    assert environment["ZARR_THREADING__MAX_WORKERS"] == "7"
+    assert environment["MALLOC_ARENA_MAX"] == "9"
+
+
 WRONG = [
     ({"kind": "slrum"}, "kind is one of local, .*'slrum'"),
     ({"kind": "local", "optoins": {}}, "unknown key 'optoins'; did you mean 'options'"),
