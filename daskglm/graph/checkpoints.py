@@ -27,6 +27,8 @@ _WORTH_BYTES = 2**30
 # A unit reads at least so many times the bytes that it writes, where no value is missing.
 _READ_TO_WRITTEN = 40
 _MOST_UNITS = 1024
+# A task loads so many units, as a power of two, and adds them.
+_LOAD_LEVELS = 3
 
 
 @dataclass(frozen=True)
@@ -113,24 +115,14 @@ def sum_in_units(
     missing = [tasks[index] for index in np.ndindex(names.shape) if names[index] not in done]
     if missing:
         _finish(missing, names.size, n_jobs, progress, data.shape[0])
-    lazy_paths = da.from_array(paths, chunks=1)
-    kept = da.map_blocks(_load, lazy_paths, dtype=object, meta=np.empty((0, 0), object), token="load-moments")
-    return total_moments(kept)
+    return total_moments(_loaded(paths))
 
 
 def _tasks_of_units(sums: da.Array, units: Units, paths: NDArray[Any]) -> NDArray[Any]:
     """One task a unit, which reads block after block, adds neighbours, and writes: nothing of it travels."""
     (lazy,) = dask.optimize(sums)
     graph = dict(lazy.dask)
-    n_blocks, n_chunks = sums.numblocks
-    added: Any = {(row, column): graph.pop((sums.name, row, column)) for row, column in np.ndindex(n_blocks, n_chunks)}
-    # The tree by which all are added anyway; a task within a task is run by it, in this order.
-    for _ in range(units.levels):
-        n_blocks, below = -(-n_blocks // SUM_TOGETHER), added
-        added = {
-            (row, column): (_add, [below[part, column] for part in _parts(row) if (part, column) in below])
-            for row, column in np.ndindex(n_blocks, n_chunks)
-        }
+    added = _added({index: graph.pop((sums.name, *index)) for index in np.ndindex(sums.numblocks)}, units.levels)
     name = f"keep-moments-{tokenize(sums.name, paths.tolist())}"
     keys = {index: (name, *index) for index in np.ndindex(units.shape)}
     graph |= {key: (_save, added[index], paths[index]) for index, key in keys.items()}
@@ -141,9 +133,26 @@ def _tasks_of_units(sums: da.Array, units: Units, paths: NDArray[Any]) -> NDArra
     return tasks
 
 
-def _parts(row: int) -> range:
-    """What a level of the tree adds to one."""
-    return range(row * SUM_TOGETHER, (row + 1) * SUM_TOGETHER)
+def _loaded(paths: NDArray[Any]) -> da.Array:
+    """Moments that are kept, some added by the task that loads them."""
+    parts = _added({index: (_load, paths[index]) for index in np.ndindex(paths.shape)}, _LOAD_LEVELS)
+    name = f"load-moments-{tokenize(paths.tolist())}"
+    n_groups, n_chunks = (last + 1 for last in max(parts))
+    whole = HighLevelGraph.from_collections(name, {(name, *index): task for index, task in parts.items()})
+    return da.Array(whole, name, ((1,) * n_groups, (1,) * n_chunks), meta=np.empty((0, 0), object))
+
+
+def _added(tasks: dict[tuple[int, ...], Any], levels: int) -> dict[tuple[int, ...], Any]:
+    """Neighbours along the samples added so many times: levels of the tree by which all are added anyway.
+
+    A task within a task is run by it, the first one first: few moments are alive at a time.
+    """
+    for _ in range(levels):
+        pairs: dict[tuple[int, ...], list[Any]] = {}
+        for (row, column), task in tasks.items():
+            pairs.setdefault((row // SUM_TOGETHER, column), []).append(task)
+        tasks = {index: (_add, parts) for index, parts in pairs.items()}
+    return tasks
 
 
 def _finish(tasks: Sequence[Any], total: int, n_jobs: int | None, progress: str | None, n_images: int) -> None:
@@ -189,8 +198,8 @@ def _save(moments: NDArray[Any], path: str) -> str:
     return path
 
 
-def _load(path: NDArray[Any]) -> NDArray[Any]:
+def _load(path: str) -> NDArray[Any]:
     """The moments of a unit."""
     loaded = np.empty((1, 1), dtype=object)
-    loaded[0, 0] = load_checkpoint(path.item())
+    loaded[0, 0] = load_checkpoint(path)
     return loaded

@@ -258,7 +258,10 @@ def block_moments(
     cross = np.empty((design.shape[1], n_voxels))
     power, reference = np.empty(n_voxels), np.zeros(n_voxels)
     count = np.full(n_voxels, np.count_nonzero(sample_weights), dtype=np.int64)
-    incomplete = _incomplete(data) if voxel_weights is None else np.arange(n_voxels)
+    # A sum is not finite where a value is not; one that overflows is taken for one, which is harmless.
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = data.sum(axis=0)
+    incomplete = np.flatnonzero(~np.isfinite(sums)) if voxel_weights is None else np.arange(n_voxels)
     gram_incomplete = np.empty((incomplete.size, rows.size))
     width = max(64, _SLAB_VALUES // max(n_samples, 1))
     # One piece of memory for all slabs: workers give each freed one back to the system, which costs more than the sums.
@@ -276,7 +279,10 @@ def block_moments(
             gram_incomplete[first:last] = own_weights.T @ products
             count[own] = np.count_nonzero(own_weights, axis=0)
         if constant is not None:
-            reference[part] = _centre(slab, slab_weights > 0 if last > first else None)
+            # Any reference near the mean is exact; that of a sum in single precision costs nothing more.
+            means = _means(slab, slab_weights > 0) if last > first else sums[part] / n_samples
+            reference[part] = means
+            slab -= reference[part]
         weighted = slab if weights is None and last == first else slab_weights * slab
         # Of a wide slab and few regressors this is the faster order.
         cross[:, part] = (weighted.T @ design).T
@@ -294,12 +300,6 @@ def block_moments(
     )
 
 
-def _incomplete(data: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Voxels of a block that miss an observation; one that overflows the sum is taken for one, which is harmless."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.flatnonzero(~np.isfinite(data.sum(axis=0)))
-
-
 def _weights_of_slab(slab: Array, weights: Array) -> Array:
     """Weights (n, v) of a slab, zero where a value is missing; missing values become zero, in place."""
     seen = np.isfinite(slab)
@@ -307,11 +307,7 @@ def _weights_of_slab(slab: Array, weights: Array) -> Array:
     return weights * seen
 
 
-def _centre(slab: Array, seen: NDArray[np.bool_] | None) -> Array:
-    """Subtract each voxel's mean over its observations (all of them for None), in place, and return the means."""
-    if seen is None:
-        mean: Array = slab.mean(axis=0)
-    else:
-        mean = np.where(seen, slab, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    slab -= mean
-    return mean
+def _means(slab: Array, seen: NDArray[np.bool_]) -> Array:
+    """Each voxel's mean over its observations."""
+    means: Array = np.where(seen, slab, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    return means
