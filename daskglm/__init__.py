@@ -3,6 +3,7 @@
 Public names are loaded when they are first used, so that importing the package stays light.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from daskglm.models.permutation_analysis import permutation_analysis as permutation_analysis
     from daskglm.models.permuted_ols import permuted_ols as permuted_ols
     from daskglm.models.second_level import SecondLevelModel as SecondLevelModel
+    from daskglm.report.of_folders import generate_report as generate_report
     from daskglm.schema.datasets import images_dataset as images_dataset
     from daskglm.schema.space import VolumeSpace as VolumeSpace
 
@@ -63,6 +65,7 @@ _HOMES = {
     "permuted_ols": "models.permuted_ols",
     "threshold_stats_img": "inference.thresholding",
     "fit_glm": "models.functional",
+    "generate_report": "report.of_folders",
     "group_analysis": "models.group",
     "images_dataset": "schema.datasets",
     "make_second_level_design_matrix": "design.matrix",
@@ -75,12 +78,14 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module."""
-    if name == "cluster":  # a package of its own, for daskglm.cluster.connect
-        return import_module("daskglm.cluster")
+    if name in ("cluster", "plotting"):  # packages of their own, for daskglm.cluster.connect and the like
+        return import_module(f"daskglm.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'daskglm' has no attribute {name!r}")
     value = getattr(import_module(f"daskglm.{_HOMES[name]}"), name)
     globals()[name] = value
+    if "xarray" in sys.modules:  # dataset.glm, for whoever has datasets
+        import_module("daskglm.report.accessor")
     return value
 
 

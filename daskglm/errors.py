@@ -5,6 +5,7 @@ A message gives the rule, the values that broke it, and the remedy.
 """
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class DaskGLMError(Exception):
@@ -90,3 +91,33 @@ def listing(items: Iterable[object], limit: int = 8) -> str:
     if len(names) <= limit:
         return ", ".join(names)
     return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """Ask, for the end of a message, whether the nearest known name is meant.
+
+    Parameters
+    ----------
+    name : object
+        A name that is not known.
+    known : iterable
+        Names that are.
+
+    Returns
+    -------
+    str
+        Empty where none is near.
+
+    Examples
+    --------
+    >>> nearest("agee", ["sex", "age"]), nearest("Age", ["age"]), nearest("iq", ["age"])
+    ("; did you mean 'age'?", "; did you mean 'age'?", '')
+    """
+    by_text = {_plain(item): str(item) for item in reversed(list(known))}
+    found = get_close_matches(_plain(name), by_text, n=1)
+    return f"; did you mean {by_text[found[0]]!r}?" if found else ""
+
+
+def _plain(name: object) -> str:
+    """A name in the form in which names are compared: case and kind of dash make no difference."""
+    return str(name).casefold().replace("-", "_")

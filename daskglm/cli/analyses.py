@@ -6,11 +6,23 @@ from typing import Any
 
 import click
 
-from daskglm.cli.options import console, image_options, named, one_or_many, pairs, run_options, running
-from daskglm.errors import ContrastError, listing
+from daskglm.cli.options import (
+    LongCommand,
+    example,
+    image_options,
+    named,
+    one_or_many,
+    pairs,
+    run_options,
+    running,
+    shown,
+    threads_option,
+)
+from daskglm.cli.reports import report_option, write_report
+from daskglm.errors import ContrastError, listing, nearest
 
 
-@click.command()
+@click.command(cls=LongCommand, epilog=example("daskglm convert 'maps/*.nii' --participants age.tsv --output all.zarr"))
 @click.argument("images", nargs=-1, required=True)
 @click.option("--output", required=True, type=click.Path(), help="The store, a folder ending in .zarr.")
 @click.option("--on-error", type=click.Choice(["stop", "quarantine"]), default="stop",
@@ -24,6 +36,7 @@ def convert(
     performance_report: str | None,
     log_file: str | None,
     quiet: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
     """Convert images to a Zarr store.
@@ -34,18 +47,21 @@ def convert(
     """
     from daskglm.models.convert import convert as run
     from daskglm.report.summary import print_conversion
+    from daskglm.report.values import conversion_values
 
     with running(cluster, performance_report, log_file, quiet):
         result = run(one_or_many(images), output, progress=not quiet, **options)
-    print_conversion(result, console())
+    shown(result, as_json, print_conversion, conversion_values)
 
 
-@click.command()
+@click.command(cls=LongCommand, epilog=example('daskglm group all.zarr --formula "~ age" --contrast age --output out'))
 @click.argument("images", nargs=-1, required=True)
 @click.option("--formula", default="~ 1", help='Design from the participants, as in "~ age + C(site)".')
 @click.option("--contrast", "contrasts", multiple=True, help="t contrast: an expression, or name=expression.")
 @click.option("--f-contrast", "f_contrasts", multiple=True, help='F contrast, as in "age, sex"; or name=...')
 @click.option("--output", required=True, type=click.Path(), help="Result folder.")
+@report_option
+@threads_option
 @image_options
 @run_options
 def group(
@@ -58,6 +74,8 @@ def group(
     performance_report: str | None,
     log_file: str | None,
     quiet: bool,
+    as_json: bool,
+    no_report: bool,
     **options: Any,
 ) -> None:
     """Fit a model across subjects.
@@ -68,17 +86,21 @@ def group(
     from daskglm.models.cohort_stores import group_input
     from daskglm.models.group import group_analysis
     from daskglm.report.summary import print_group
+    from daskglm.report.values import group_values
 
     source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
-    with running(cluster, performance_report, log_file, quiet), _naming_contrasts(images, source):
+    with running(cluster, performance_report, log_file, quiet), naming_contrasts(images, source, contrasts):
         result = group_analysis(
             source, output, formula, chosen, f_contrasts=named(f_contrasts),
             progress=not quiet, **options,
         )  # fmt: skip
-    print_group(result, console())
+    shown(result, as_json, print_group, group_values)
+    write_report(output, no_report)
 
 
-@click.command()
+@click.command(
+    cls=LongCommand, epilog=example('daskglm permute all.zarr --formula "~ age" --contrast age --output perm')
+)
 @click.argument("images", nargs=-1, required=True)
 @click.option("--formula", default="~ 1", help='Design from the participants, as in "~ age + C(site)".')
 @click.option("--contrast", "contrasts", multiple=True, help="t contrast: an expression, or name=expression.")
@@ -98,6 +120,8 @@ def group(
 @click.option("--tail", is_flag=True, help="Small p from a generalized Pareto tail.")
 @click.option("--stop-at", type=float, help="Stop early when p is clearly on one side of this.")
 @click.option("--seed", "random_state", type=int, default=0, help="Of the rearrangements.")
+@report_option
+@threads_option
 @image_options
 @run_options
 def permute(
@@ -110,6 +134,8 @@ def permute(
     performance_report: str | None,
     log_file: str | None,
     quiet: bool,
+    as_json: bool,
+    no_report: bool,
     one_sided: bool,
     connectivity: str,
     **options: Any,
@@ -122,17 +148,23 @@ def permute(
     from daskglm.models.cohort_stores import group_input
     from daskglm.models.permutation_analysis import permutation_analysis
     from daskglm.report.summary import print_permutation
+    from daskglm.report.values import permutation_values
 
     source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
-    with running(cluster, performance_report, log_file, quiet), _naming_contrasts(images, source):
+    with running(cluster, performance_report, log_file, quiet), naming_contrasts(images, source, contrasts):
         result = permutation_analysis(
             source, output, formula, chosen, f_contrasts=named(f_contrasts), two_sided=not one_sided,
             connectivity=int(connectivity), progress=not quiet, **options,
         )  # fmt: skip
-    print_permutation(result, console())
+    shown(result, as_json, print_permutation, permutation_values)
+    write_report(output, no_report)
 
 
-@click.command("first-level")
+@click.command(
+    "first-level",
+    cls=LongCommand,
+    epilog=example('daskglm first-level ds001 first --task faces --contrast "face - house"'),
+)
 @click.argument("dataset", type=click.Path())
 @click.argument("output", type=click.Path())
 @click.option("--task", help="Task; may be left out where there is one.")
@@ -159,6 +191,8 @@ def permute(
 )
 @click.option("--derivatives", default="derivatives", type=click.Path(), help="Folder of the preprocessed images.")
 @click.option("--t-r", type=float, help="Repetition time in seconds, in place of the dataset's.")
+@report_option
+@threads_option
 @run_options
 @click.pass_context
 def first_level(
@@ -175,6 +209,8 @@ def first_level(
     performance_report: str | None,
     log_file: str | None,
     quiet: bool,
+    as_json: bool,
+    no_report: bool,
     **options: Any,
 ) -> None:
     """Fit every run of a BIDS DATASET.
@@ -185,6 +221,7 @@ def first_level(
     """
     from daskglm.models.cohort import first_level_analysis
     from daskglm.report.summary import print_first_level
+    from daskglm.report.values import first_level_values
 
     if not contrasts and not f_contrasts:
         raise ContrastError("a first-level analysis needs a contrast; give --contrast or --f-contrast")
@@ -193,12 +230,13 @@ def first_level(
             dataset, output, named(contrasts), f_contrasts=named(f_contrasts), subjects=subjects or None,
             filters=pairs(filters), drift_model=None if drift == "none" else drift, progress=not quiet, **options,
         )  # fmt: skip
-    print_first_level(result, console())
+    shown(result, as_json, print_first_level, first_level_values)
+    write_report(output, no_report)
     ctx.exit(0 if result.failures.empty else 1)
 
 
 @contextmanager
-def _naming_contrasts(images: tuple[str, ...], source: Any) -> Iterator[None]:
+def naming_contrasts(images: tuple[str, ...], source: Any, given: tuple[str, ...]) -> Iterator[None]:
     """Name a folder's first-level contrasts too where a contrast is wrong: it may be one of them that is meant."""
     try:
         yield
@@ -207,5 +245,8 @@ def _naming_contrasts(images: tuple[str, ...], source: Any) -> Iterator[None]:
             raise
         from daskglm.models.cohort_stores import group_stores
 
-        labels = listing(group_stores(images[0]))
-        raise ContrastError(f"{error}; the first-level contrasts in {images[0]} are: {labels}") from error
+        labels = list(group_stores(images[0]))
+        near = "".join(dict.fromkeys(nearest(text, labels) for text in given))
+        raise ContrastError(
+            f"{error}; the first-level contrasts in {images[0]} are: {listing(labels)}{near}"
+        ) from error

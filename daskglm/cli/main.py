@@ -6,19 +6,42 @@ from typing import Any
 import click
 
 from daskglm.cli.analyses import convert, first_level, group, permute
-from daskglm.cli.options import console
+from daskglm.cli.bids_app import bids
+from daskglm.cli.completion import completion
+from daskglm.cli.options import console, example, shown
 from daskglm.cli.plan import plan
+from daskglm.cli.reports import report
+from daskglm.cli.run import run
 from daskglm.cli.runs import ended_by_signal, resume, status
-from daskglm.errors import DaskGLMError
+from daskglm.errors import DaskGLMError, listing, nearest
 from daskglm.io.journal import COMMAND
 from daskglm.io.provenance import redact
 
 _ARGUMENTS = "daskglm.arguments"
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+_FIRST = ("first-level", "group", "permute")
 
 
 class _Group(click.Group):
-    """Commands whose errors are one clear line and status 2."""
+    """Commands whose errors are one clear line and status 2, and whose help fits a screen."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find a command; of one that is unknown, say the nearest."""
+        if args and self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            known = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
+            ctx.fail(f"no command {args[0]!r}{nearest(args[0], known) or f'; there are {listing(known, 20)}'}")
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands, those first that most people need; the options of all of them in a line."""
+        for title, names in (
+            ("Commands", _FIRST),
+            ("Also", [name for name in self.commands if name not in _FIRST and not self.commands[name].hidden]),
+        ):
+            rows = [(name, self.commands[name].get_short_help_str(60)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+        formatter.write("\nOptions: --debug (show tracebacks), --version, -h (--help; of a command, too).\n")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the arguments as they were given."""
@@ -70,26 +93,26 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(package_name="daskglm")
 def main(debug: bool) -> None:
-    """Voxel-wise linear models of large neuroimaging cohorts.
+    """Voxel-wise linear models of neuroimaging cohorts. To see it: daskglm demo
 
     \b
-    daskglm demo
-    daskglm convert "maps/*.nii.gz" --participants people.tsv --output all.zarr
-    daskglm group all.zarr --formula "~ age + sex" --contrast age --output out/
-    """  # noqa: D301 (click reads the backspace: do not rewrap)
+    daskglm group all.zarr --formula "~ age + sex" --contrast age --output out
+    """  # noqa: D301, D400 (click reads the backspace: do not rewrap)
 
 
-@main.command()
+@main.command(epilog=example("daskglm info all.zarr"))
 @click.argument("store", type=click.Path())
-def info(store: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def info(store: str, as_json: bool) -> None:
     """Show what a STORE holds."""
     from daskglm.io.store import open_images
     from daskglm.report.summary import print_store
+    from daskglm.report.values import store_values
 
-    print_store(open_images(store), console())
+    shown(open_images(store), as_json, print_store, store_values)
 
 
-@main.command()
+@main.command(epilog=example("daskglm demo --subjects 24"))
 @click.option("--output", default="daskglm-demo", type=click.Path(), help="Folder for the cohort and the results.")
 @click.option("--subjects", default=36, type=click.IntRange(12), help="How many to simulate.")
 def demo(output: str, subjects: int) -> None:
@@ -102,7 +125,7 @@ def demo(output: str, subjects: int) -> None:
     run_demo(output, subjects, console())
 
 
-for command in (convert, group, permute, first_level, plan, status, resume):
+for command in (first_level, group, permute, report, convert, run, plan, status, resume, completion, bids):
     main.add_command(command)
 
 

@@ -1,5 +1,6 @@
 """What commands share: options, and texts that stand for contrasts, filters and clusters."""
 
+import json
 import logging
 import os
 import sys
@@ -37,10 +38,44 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--performance-report", type=click.Path(), metavar="HTML", help="What the cluster's workers did."),
         click.option("--log-file", type=click.Path(), metavar="FILE", help="Append what happens, and when."),
         click.option("--quiet", is_flag=True, help="No progress bar."),
+        click.option("--json", "as_json", is_flag=True, help="Say on standard output, as JSON, what was found."),
+        click.option("--dry-run", is_flag=True, help="Check everything, say what it would take, and write nothing."),
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How many threads a command takes."""
+    return click.option("--n-jobs", type=int, default=-1, help="Threads, where no cluster is given; -1: all cores.")(
+        command
+    )
+
+
+class LongCommand(click.Command):
+    """A command that runs long; ``--dry-run`` plans it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, or its plan."""
+        if not ctx.params.pop("dry_run"):
+            return super().invoke(ctx)
+        from daskglm.cli.plan import dry_run
+
+        return dry_run(ctx, str(self.name))
+
+
+def example(*lines: str) -> str:
+    """The end of a command's help: how it is given."""
+    return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
+
+
+def shown(result: Any, as_json: bool, view: Callable[[Any, Any], None], values: Callable[[Any], Any]) -> None:
+    """Print a result for people, or as one JSON object for programs."""
+    if as_json:
+        click.echo(json.dumps(values(result), indent=2))
+    else:
+        view(result, console())
 
 
 def one_or_many(images: tuple[str, ...]) -> Any:

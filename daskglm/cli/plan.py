@@ -7,20 +7,21 @@ from typing import Any
 import click
 
 from daskglm.cli import analyses
-from daskglm.cli.options import console, named, one_or_many, pairs, run_options, running
+from daskglm.cli.options import console, example, named, one_or_many, pairs, run_options, running
+from daskglm.cli.reports import report_option
 from daskglm.errors import ContrastError
 
 
-@click.group(short_help="Say what a command would take.")
+@click.group(
+    short_help="Say what a command would take.",
+    epilog=example('daskglm plan permute all.zarr --formula "~ age" --contrast age --tfce'),
+)
 def plan() -> None:
     """Say what a command would take: bytes, memory, disk, tasks, time.
 
     The arguments are those of the command; nothing is written. It refuses what
     would not fit into memory or onto the disk, and says what would.
-
-    \b
-    daskglm plan permute all.zarr --formula "~ age" --contrast age --tfce
-    """  # noqa: D301 (click reads the backspace: do not rewrap)
+    """
 
 
 def _convert(images: tuple[str, ...], output: str | None, **options: Any) -> Any:
@@ -39,7 +40,7 @@ def _group(
     from daskglm.models.plan_group import plan_group
 
     source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
-    with analyses._naming_contrasts(images, source):
+    with analyses.naming_contrasts(images, source, contrasts):
         return plan_group(source, output, formula, chosen, f_contrasts=named(f_contrasts), calibrate=True, **options)
 
 
@@ -52,7 +53,7 @@ def _permute(
     from daskglm.models.plan_permute import plan_permutation
 
     source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
-    with analyses._naming_contrasts(images, source):
+    with analyses.naming_contrasts(images, source, contrasts):
         return plan_permutation(
             source, output, formula, chosen, f_contrasts=named(f_contrasts), two_sided=not one_sided,
             connectivity=int(connectivity), calibrate=True, **options,
@@ -77,7 +78,10 @@ def _first_level(
 def _planned(command: click.Command, make: Callable[..., Any]) -> click.Command:
     """The command that plans another one, with the same arguments; the output may be left out."""
     # Of the options of how a command runs a plan uses the cluster alone; the others are accepted.
-    ignored = {option.name for option in getattr(run_options(lambda: None), "__click_params__", [])} - {"cluster"}
+    ignored = {option.name for option in getattr(run_options(report_option(lambda: None)), "__click_params__", [])} - {
+        "cluster",
+        "as_json",
+    }
 
     def run(cluster: str | None, as_json: bool, output: str | None = None, **options: Any) -> None:
         from daskglm.models.plan import check_resources
@@ -97,11 +101,38 @@ def _planned(command: click.Command, make: Callable[..., Any]) -> click.Command:
         given.required = param.required and param.name != "output"
         if isinstance(given, click.Option) and given.name in ignored:
             given.hidden = True
+        if given.name == "as_json" and isinstance(given, click.Option):
+            given.help = "For programs."
         params.append(given)
-    params.append(click.Option(["--json", "as_json"], is_flag=True, help="For programs."))
     return click.Command(
-        command.name, callback=run, params=params, help=f"Say what `{command.name}` would take.\n\nNothing is written."
-    )
+        command.name, callback=run, params=params, help=f"Say what `{command.name}` would take.\n\nNothing is written.",
+        epilog=str(command.epilog).replace("daskglm ", "daskglm plan ", 1),
+    )  # fmt: skip
+
+
+def dry_run(ctx: click.Context, name: str) -> None:
+    """Check the arguments of a command, and the place of its results, and print its plan.
+
+    Parameters
+    ----------
+    ctx : click.Context
+        Of the command.
+    name : str
+        Its name.
+
+    Raises
+    ------
+    DaskGLMError
+        As the command, from headers and tables.
+    """
+    from daskglm.io.results import check_output
+
+    if name in ("group", "permute"):
+        # Results of the same test are gone on with; whether they are is only known from its images.
+        check_output(ctx.params["output"], name == "permute" or ctx.params["overwrite"])
+    ctx.invoke(plan.commands[name], **ctx.params)
+    if not ctx.params["as_json"]:
+        click.echo("nothing was written: --dry-run", err=True)
 
 
 for _command, _make in (

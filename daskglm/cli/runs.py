@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from daskglm.cli.options import example
 from daskglm.errors import OutputError
 
 _LONG = ("convert", "group", "permute", "first-level")
@@ -41,7 +42,7 @@ def ended_by_signal() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@click.command()
+@click.command(epilog=example("daskglm status out"))
 @click.argument("output", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
@@ -60,7 +61,7 @@ def status(ctx: click.Context, output: str, as_json: bool) -> None:
     ctx.exit(0 if found.state == "complete" else 1)
 
 
-@click.command()
+@click.command(epilog=example("daskglm resume out"))
 @click.argument("output", type=click.Path())
 @click.pass_context
 def resume(ctx: click.Context, output: str) -> None:
@@ -87,17 +88,29 @@ def resume(ctx: click.Context, output: str) -> None:
         except OSError as error:
             raise OutputError(f"the working folder of the command is gone: {error}; give the command again") from error
         try:
-            worst = max(worst, _again(ctx, arguments))
+            worst = max(worst, run_command(arguments))
         finally:
             os.chdir(here)
     ctx.exit(worst)
 
 
-def _again(ctx: click.Context, arguments: list[str]) -> int:
-    """Run a command of daskglm in this process; its exit status."""
-    command = ctx.find_root().command
+def run_command(arguments: list[str]) -> int:
+    """Run a command of daskglm in this process.
+
+    Parameters
+    ----------
+    arguments : list of str
+        Of the command line.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    from daskglm.cli.main import main
+
     try:
-        status = command.main(args=arguments, prog_name="daskglm", standalone_mode=False)
+        status = main.main(args=arguments, prog_name="daskglm", standalone_mode=False)
     except click.exceptions.Exit as done:
         return int(done.exit_code)
     return status if isinstance(status, int) else 0

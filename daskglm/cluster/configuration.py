@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from daskglm.cluster.known_options import KINDS, known_options, nested_options
-from daskglm.errors import DaskGLMError, listing
+from daskglm.errors import DaskGLMError, listing, nearest
 
 # Threads of a worker times threads of its BLAS is the number of cores it keeps busy: the workers are the threads.
 ONE_BLAS_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -109,7 +108,7 @@ def _checked(content: dict[str, Any]) -> Configuration:
     _refuse_unknown("key", content, _KEYS)
     kind = content.get("kind")
     if kind not in KINDS:
-        raise ClusterError(f"kind is one of {listing(KINDS, len(KINDS))}, but it is {kind!r}")
+        raise ClusterError(f"kind is one of {listing(KINDS, len(KINDS))}, but it is {kind!r}{nearest(kind, KINDS)}")
     for key in _NOT_OURS.get(kind, ()):
         if key in content:
             raise ClusterError(f"{key} is settled where the workers of kind {kind} are started; remove it here")
@@ -154,9 +153,8 @@ def _refuse_unknown(what: str, given: Iterable[Any], known: Iterable[str]) -> No
     known = sorted(known)
     for name in given:
         if name not in known:
-            near = get_close_matches(str(name).replace("-", "_"), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the known ones are {listing(known, len(known))}"
-            raise ClusterError(f"unknown {what} {name!r}; {hint}")
+            hint = nearest(name, known) or f"; the known ones are {listing(known, len(known))}"
+            raise ClusterError(f"unknown {what} {name!r}{hint}")
 
 
 def _refuse_control_characters(name: str, value: Any, others: str = "") -> None:

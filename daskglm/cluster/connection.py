@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import __main__
 from daskglm.cluster.configuration import ClusterError, Configuration, read_configuration
 from daskglm.cluster.jobs import where_to_look
 from daskglm.cluster.known_options import QUEUES
@@ -55,6 +56,9 @@ def _start(cluster: str, configuration: Configuration, stack: ExitStack) -> Any:
         if isinstance(error, DaskGLMError):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
+        if configuration.kind == "local" and hasattr(__main__, "__file__"):
+            # Worker processes import the script that starts them, which must not start workers then.
+            message += '; in a script, what starts a cluster has to stand under: if __name__ == "__main__":'
         raise ClusterError(f"cannot connect to the cluster {cluster!r}: {message}") from error
 
 

@@ -1,7 +1,6 @@
 """Contrasts from expressions, by a parser of its own: names, numbers and + - * /, nothing that runs."""
 
 import ast
-import difflib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from daskglm.errors import ContrastError, NullRegressorError, listing
+from daskglm.errors import ContrastError, NullRegressorError, listing, nearest
 
 Array = NDArray[np.float64]
 # Numbers are matched so that the e of 1e5 is no name; text in backquotes is a name whatever it holds.
@@ -145,8 +144,8 @@ def _by_name(definition: pd.Series | pd.DataFrame, columns: Sequence[str]) -> Ar
     unknown = [name for name in names if name not in columns]
     if unknown or len(set(names)) < len(names):
         raise ContrastError(
-            f"weights of a contrast name each regressor once, but these name {listing(unknown or names)}; there are "
-            f"{listing(columns)}"
+            f"weights of a contrast name each regressor once, but these name {listing(unknown or names)}"
+            f"{nearest(unknown[0], columns) if unknown else ''}; there are {listing(columns)}"
         )
     matrix = pd.DataFrame(table.to_numpy(), columns=names).reindex(columns=list(columns), fill_value=0.0)
     return matrix.to_numpy()
@@ -251,9 +250,8 @@ def _unit(name: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[st
             f"{name!r} in contrast {_short(part)} is a term of several columns {listing(terms[name])}; name one of "
             "them in backquotes, or give the term alone as an F contrast"
         )
-    near = difflib.get_close_matches(name, [*units, *terms], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ContrastError(f"no regressor {name!r} for contrast {_short(part)}.{hint} The design has {listing(units, 30)}")
+    hint = nearest(name, [*units, *terms]) or "."
+    raise ContrastError(f"no regressor {name!r} for contrast {_short(part)}{hint} The design has {listing(units, 30)}")
 
 
 def _weights(definition: Any, n_columns: int) -> Array:

@@ -13,7 +13,7 @@ from daskglm.design.drifts import drift_matrix
 from daskglm.design.events import check_events
 from daskglm.design.hrf import HRFModel, regressor_names
 from daskglm.design.regressors import check_frame_times, convolve, outside, outside_messages
-from daskglm.errors import DesignError, ParameterError, listing
+from daskglm.errors import DesignError, ParameterError, listing, nearest
 
 Array = NDArray[np.float64]
 Modulators = Literal["raw", "centered", "orthogonalized"]
@@ -140,7 +140,8 @@ def make_first_level_design_matrix(
     ['go', 'stop', 'constant']
     """
     if modulators not in _MODULATORS:
-        raise ParameterError(f"modulators is one of {listing(_MODULATORS)}, but it is {modulators!r}")
+        hint = nearest(modulators, _MODULATORS)
+        raise ParameterError(f"modulators is one of {listing(_MODULATORS)}, but it is {modulators!r}{hint}")
     times = check_frame_times(frame_times)
     extra, extra_names = _additional(add_regs, add_reg_names, len(times))
     layout = _Layout(times, hrf_model, fir_delays, min_onset, oversampling)

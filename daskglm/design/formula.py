@@ -1,6 +1,5 @@
 """Designs from formulas, behind an allow-list: formulaic itself runs any Python that a formula holds."""
 
-import difflib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import DesignError, listing
+from daskglm.errors import DesignError, listing, nearest
 
 # Transforms of formulaic that only compute.
 _FUNCTIONS = ("C", "I", "bs", "cc", "center", "cr", "cs", "exp", "log", "log10", "log2", "poly", "scale", "standardize")
@@ -76,7 +75,7 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
         wrong = design.index[~np.isfinite(column.to_numpy())]
         if len(wrong):
             raise DesignError(f"column {name!r} of formula {formula!r} is not finite for {listing(wrong)}")
-    design.attrs = {"terms": _terms(matrix.model_spec, list(design.columns), used)}
+    design.attrs = {"terms": _terms(matrix.model_spec, list(design.columns), used), "formula": formula}
     return design
 
 
@@ -136,6 +135,7 @@ def _checked(formula: str, columns: Sequence[str]) -> list[tuple[str, str]]:
             if text not in (*_FUNCTIONS, *_CODINGS):
                 raise DesignError(
                     f"{text}() in formula {formula!r} is none of the transforms {listing(_FUNCTIONS, 20)}"
+                    f"{nearest(text, _FUNCTIONS)}"
                 )
         elif kind == "name" and following == "=" and text in _KEYWORDS:
             continue
@@ -215,9 +215,8 @@ def _column(name: str, columns: Sequence[str], formula: str) -> str:
     """The name, if the table has such a column."""
     if name in columns:
         return name
-    near = difflib.get_close_matches(name, columns, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise DesignError(f"no column {name!r} for formula {formula!r}.{hint} The table has {listing(columns, 30)}")
+    hint = nearest(name, columns) or "."
+    raise DesignError(f"no column {name!r} for formula {formula!r}{hint} The table has {listing(columns, 30)}")
 
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Haemodynamic response functions: differences of two gamma densities, and their derivatives."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import gamma
 
-from daskglm.errors import DesignError, ParameterError, listing
+from daskglm.errors import DesignError, ParameterError, listing, nearest
 
 Array = NDArray[np.float64]
 Kernel: TypeAlias = Callable[..., Any]
@@ -335,10 +334,9 @@ def _named(hrf_model: str) -> tuple[Kernel, ...]:
     name = " + ".join(part.strip() for part in hrf_model.lower().split("+"))
     if name in _NAMED:
         return _NAMED[name]
-    near = difflib.get_close_matches(name, [*_NAMED, "fir"], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = nearest(name, [*_NAMED, "fir"]) or "."
     known = listing([repr(known) for known in [*_NAMED, "fir"]])
-    raise DesignError(f"no hrf_model {hrf_model!r}.{hint} There are {known}, None and functions f(t_r, oversampling)")
+    raise DesignError(f"no hrf_model {hrf_model!r}{hint} There are {known}, None and functions f(t_r, oversampling)")
 
 
 def _callables(hrf_model: Kernel | Sequence[Kernel]) -> list[Kernel]:

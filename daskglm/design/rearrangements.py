@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskglm.errors import DesignError, ParameterError, listing
+from daskglm.errors import DesignError, ParameterError, listing, nearest
 
 KINDS = ("permutation", "sign_flip", "both")
 
@@ -155,7 +155,7 @@ def plan_rearrangements(
     """
     design = np.asarray(rows, dtype=np.float64).reshape(len(np.asarray(rows)), -1)
     if kind not in KINDS:
-        raise ParameterError(f"rearrangements are {listing(KINDS)}, but {kind!r} was asked for")
+        raise ParameterError(f"rearrangements are {listing(KINDS)}, but {kind!r} was asked for{nearest(kind, KINDS)}")
     if isinstance(n_perm, bool) or not isinstance(n_perm, Integral) or n_perm < 1:
         raise ParameterError(f"n_perm is a whole number of 1 or more, but it is {n_perm!r}")
     if within is not None and whole is not None:

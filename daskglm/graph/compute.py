@@ -194,6 +194,21 @@ def cluster_description(n_jobs: int | None = None) -> dict[str, Any]:
     return {"kind": kind, "workers": workers, "threads": n_workers(n_jobs), "memory": memory_limit()}
 
 
+def dashboard_link() -> str | None:
+    """Address of the dashboard of the active cluster.
+
+    Returns
+    -------
+    str or None
+        None where no cluster is active, or it has no dashboard.
+    """
+    client = _active_client()
+    try:
+        return None if client is None else client.dashboard_link or None
+    except (KeyError, OSError):  # a scheduler without a dashboard, or one that is gone
+        return None
+
+
 def _n_threads(n_jobs: int | None) -> int:
     """Number of threads, by joblib's rule."""
     try:

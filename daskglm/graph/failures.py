@@ -65,7 +65,7 @@ def _told(error: BaseException, lazy: Sequence[Any], client: Any, started: float
         why = " ".join(str(error).split()) or "out of memory"
         return MemoryLimitError(
             f"there is too little memory for a task ({why}); give each worker more (memory_limit), or run fewer tasks "
-            f"at a time (threads_per_worker of a cluster, n_jobs in Python); {_AGAIN}"
+            f"at a time (threads_per_worker of a cluster, --n-jobs or n_jobs); {_AGAIN}"
         )
     if "distributed" not in sys.modules:
         return None

@@ -1,6 +1,8 @@
 """What a graph would take: its tasks, counted and not run, and the workers that there are for them."""
 
+import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ import psutil
 from dask._task_spec import DataNode
 
 from daskglm.graph.compute import _active_client, n_workers
+
+# Bytes that this process may have, where its user allows fewer than there are.
+ALLOWED_MEMORY: ContextVar[int | None] = ContextVar("ALLOWED_MEMORY", default=None)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def machine(n_jobs: int | None = None) -> Machine:
     -------
     Machine
     """
-    here = psutil.Process().memory_info().rss + _free_memory()
+    here = min(psutil.Process().memory_info().rss + _free_memory(), ALLOWED_MEMORY.get() or sys.maxsize)
     client = _active_client()
     if client is None:
         return Machine(1, n_workers(n_jobs), here, False, here)

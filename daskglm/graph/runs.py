@@ -202,20 +202,23 @@ def solve_run(
     )[0]  # fmt: skip
 
 
-def read_run(run: RunImages) -> NDArray[Any]:
+def read_run(run: RunImages, voxels: NDArray[np.int64] | None = None) -> NDArray[Any]:
     """Read a whole run.
 
     Parameters
     ----------
     run : RunImages
         n analysed volumes of V voxels.
+    voxels : (k,) int64, optional
+        Keep these of the V voxels only; by default all.
 
     Returns
     -------
     (n, V) array
         In image units, or in percent where `by_volume`.
     """
-    return np.concatenate([slab.copy() for slab in _slabs(run, 0, len(run.volumes))])
+    kept = slice(None) if voxels is None else voxels
+    return np.concatenate([slab[:, kept].copy() for slab in _slabs(run, 0, len(run.volumes))])
 
 
 def mean_of_run(source: Any, how: Preparation) -> Any:

@@ -12,7 +12,7 @@ from scipy import stats
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import design_array
 from daskglm.design.rearrangements import Rearrangements, plan_rearrangements
-from daskglm.errors import ContrastError, DesignError, ParameterError, listing
+from daskglm.errors import ContrastError, DesignError, ParameterError, listing, nearest
 from daskglm.kernels.basis import is_estimable, orthonormal_basis
 from daskglm.kernels.moments import Array
 from daskglm.kernels.permutation import SCHEMES, partition
@@ -114,7 +114,7 @@ def parse_tests(
         Where a contrast cannot be tested, or the scheme is unknown.
     """
     if scheme not in SCHEMES:
-        raise ParameterError(f"schemes are {listing(SCHEMES)}, but {scheme!r} was asked for")
+        raise ParameterError(f"schemes are {listing(SCHEMES)}, but {scheme!r} was asked for{nearest(scheme, SCHEMES)}")
     matrix = design_array(design)
     basis = orthonormal_basis(matrix)
     columns = [str(name) for name in design.columns]

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskglm.errors import ImageError, ParameterError, SpaceError
+from daskglm.errors import ImageError, ParameterError, SpaceError, nearest
 from daskglm.io.nifti import read_mask, read_values
 from daskglm.kernels import thresholds
 from daskglm.kernels.adjacency import grid_adjacency
@@ -308,7 +308,8 @@ def _check_parameters(alpha: Any, threshold: Any, height_control: Any, cluster_t
     check_number("alpha", alpha, 0, 1)
     check_number("cluster_threshold", cluster_threshold, 0)
     if height_control not in _HEIGHT_CONTROLS:
-        raise ParameterError(f"height_control is one of {_HEIGHT_CONTROLS}, but it is {height_control!r}")
+        hint = nearest(height_control, filter(None, _HEIGHT_CONTROLS))
+        raise ParameterError(f"height_control is one of {_HEIGHT_CONTROLS}, but it is {height_control!r}{hint}")
     if threshold is not None:
         check_number("threshold", threshold)
         if two_sided and height_control is None and threshold < 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from daskglm.errors import DesignError, ImageError, ParameterError, listing
+from daskglm.errors import DesignError, ImageError, ParameterError, listing, nearest
 from daskglm.io.bids_belongings import beside, inherited, seconds
 from daskglm.io.bids_tree import (
     FILTER_ENTITIES,
@@ -210,7 +210,10 @@ def _filters(given: Filters | None) -> Wanted:
             raise ParameterError(f"filters are pairs of entity and value, but one is {pair!r}; give ('run', '01')")
         entity, values = pair
         if entity not in FILTER_ENTITIES:
-            raise ParameterError(f"filters are of the entities {', '.join(FILTER_ENTITIES)}, but one is of {entity!r}")
+            raise ParameterError(
+                f"filters are of the entities {', '.join(FILTER_ENTITIES)}, but one is of {entity!r}"
+                f"{nearest(entity, FILTER_ENTITIES)}"
+            )
         values = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
         texts = ["" if value is None else str(value) for value in values]
         merged.setdefault(entity, set()).update(text.removeprefix(f"{entity}-") for text in texts)
@@ -300,7 +303,8 @@ def _nothing_found(
         for what, key in (("tasks", "task"), ("spaces", "space"), ("desc", "desc"), ("subjects", "sub"))
     )
     hint = f"; these are not named as BIDS says: {listing(misnamed, 3)}" if misnamed else ""
-    remedy = "name what exists"
+    near = (nearest(text, set(values_of(files, key)) - {text}) for key, texts in wanted for text in texts)
+    remedy = "name what exists" + "".join(dict.fromkeys(near))
     if elsewhere:
         remedy = f"there are some in {listing(elsewhere, 3)}: give such a folder{_as_derivatives(elsewhere)}"
     return ImageError(

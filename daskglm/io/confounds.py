@@ -1,7 +1,6 @@
 """Tables of a run: its events, and its confounds as nilearn's strategies choose them."""
 
 import csv
-import difflib
 import math
 import os
 import shutil
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from daskglm.errors import DesignError, MissingDependencyError, ParameterError, listing
+from daskglm.errors import DesignError, MissingDependencyError, ParameterError, listing, nearest
 from daskglm.io.tables import read_table
 
 CONFOUND_STRATEGIES = ("motion", "wm_csf", "global_signal", "compcor", "scrub", "high_pass", "ica_aroma", "tedana")
@@ -192,7 +191,8 @@ def _value(name: str, value: Any) -> Strategy:
     if name in _CHOICES:
         value = _CHOICES[name][0] if value is None else value
         if value not in _CHOICES[name]:
-            raise ParameterError(f"{name} is one of {', '.join(_CHOICES[name])}, but this is {value!r}; choose one")
+            hint = nearest(value, _CHOICES[name]) or "; choose one"
+            raise ParameterError(f"{name} is one of {', '.join(_CHOICES[name])}, but this is {value!r}{hint}")
         return str(value)
     if name == "high_pass":
         if value not in (None, True):
@@ -202,9 +202,8 @@ def _value(name: str, value: Any) -> Strategy:
         return _number(name, 5 if value is None else value, int, 0)
     if name not in _REFINED:
         known = (*CONFOUND_STRATEGIES, *_REFINED)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ParameterError(f"no confound strategy is named {name!r}; {hint}There are {', '.join(known)}")
+        hint = nearest(name, known) or "."
+        raise ParameterError(f"no confound strategy is named {name!r}{hint} There are {', '.join(known)}")
     if value is None:
         raise ParameterError(f"{name} needs a value; give {name}=...")
     if name == "demean":

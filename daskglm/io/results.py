@@ -18,6 +18,8 @@ from daskglm.io.nifti import write_image
 PROVENANCE = "provenance.json"
 # Names of the files that are being written or replaced: after an interruption they are known to be no others.
 _WRITING = "writing.json"
+# What a run makes of its results, when they are whole.
+_REPORT = "report.html"
 
 
 def prepare_output(folder: str, overwrite: bool = False) -> None:
@@ -42,14 +44,49 @@ def prepare_output(folder: str, overwrite: bool = False) -> None:
             os.makedirs(folder, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
-        held = [name for name in files.list_names(folder) if not name.startswith(".")]
-        if PROVENANCE not in held:
-            partial = _names(files.join(place_of(folder), _WRITING))
-            for name in sorted(partial & set(held)):
-                files.remove(files.join(folder, name))
-            held = [name for name in held if name not in partial]
+        held, partial = _held(folder)
+        for name in sorted(partial):
+            files.remove(files.join(folder, name))
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}; choose another output") from error
+    _check_held(folder, held, overwrite)
+
+
+def check_output(folder: str, overwrite: bool = False) -> None:
+    """Refuse a result folder as :func:`prepare_output` does, but make and remove nothing.
+
+    Parameters
+    ----------
+    folder : str
+        The folder, path or URL.
+    overwrite : bool
+        Allow results of daskglm that are in it to be replaced.
+
+    Raises
+    ------
+    OutputError
+        Where the folder is not writable or holds something, results of an earlier run included.
+    """
+    if not files.is_url(folder):
+        there = os.path.abspath(folder)
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there) or not os.access(there, os.W_OK):
+            raise OutputError(f"cannot write to {folder}: {there} is no folder to write to; choose another output")
+    _check_held(folder, _held(folder)[0], overwrite)
+
+
+def _held(folder: str) -> tuple[list[str], set[str]]:
+    """Names of what a folder holds, and of those that an interrupted writing left in it."""
+    held = [name for name in files.list_names(folder) if not name.startswith(".")]
+    if PROVENANCE in held:
+        return held, set()
+    partial = _names(files.join(place_of(folder), _WRITING)) & set(held)
+    return [name for name in held if name not in partial], partial
+
+
+def _check_held(folder: str, held: list[str], overwrite: bool) -> None:
+    """Raise where a folder holds something that may not be replaced."""
     if held and PROVENANCE not in held:
         raise OutputError(f"{folder} already holds other files ({held[0]}, ...); choose an empty or new folder")
     if held and not overwrite:
@@ -180,10 +217,10 @@ def _forget_results(folder: str, names: list[str]) -> None:
     """Remove the files of an earlier run, its provenance first; say before which names are not whole from now on."""
     path = files.join(folder, PROVENANCE)
     before = _names(path)
-    text = json.dumps({"files": sorted({*names, *before})})
+    text = json.dumps({"files": sorted({*names, *before, *({_REPORT} if before else ())})})
     files.write_bytes(files.join(place_of(folder), _WRITING), text.encode())
     files.remove(path)
-    for name in before:
+    for name in {*before, _REPORT} if before else ():
         files.remove(files.join(folder, name))
 
 

@@ -16,7 +16,7 @@ from daskglm.design.first_level import frame_times
 from daskglm.design.hrf import is_fir, regressor_names
 from daskglm.design.matrix import design_array
 from daskglm.design.regressors import convolve
-from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError, listing
+from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError, listing, nearest
 from daskglm.graph.compute import compute, n_workers
 from daskglm.graph.runs import NoiseModel, RunImages, sum_run
 from daskglm.graph.trials import trial_maps
@@ -250,7 +250,11 @@ def _chosen(events: pd.DataFrame, conditions: Any) -> NDArray[np.bool_]:
     if unknown or not wanted:
         raise DesignError(
             f"conditions are trial types of the events ({listing(dict.fromkeys(types))}), but "
-            + (f"{listing(unknown)} is none of them" if unknown else "none is given; give some, or None for all")
+            + (
+                f"{listing(unknown)} is none of them{nearest(unknown[0], types)}"
+                if unknown
+                else "none is given; give some, or None for all"
+            )
         )
     return np.asarray(types.isin(wanted))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import ImageError, ParameterError, listing
+from daskglm.errors import ImageError, ParameterError, listing, nearest
 from daskglm.io.bids import Run, find_runs
 from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_mask
@@ -87,7 +87,8 @@ def first_level_from_bids(
     unknown = sorted(set(parameters) - set(FirstLevelModel().get_params()))
     if unknown:
         raise ParameterError(
-            f"parameters are those of FirstLevelModel, and confounds_..., but got {listing(unknown)}; correct them"
+            f"parameters are those of FirstLevelModel, and confounds_..., but got {listing(unknown)}"
+            f"{nearest(unknown[0], FirstLevelModel().get_params()) or '; correct them'}"
         )
     runs = find_runs(
         dataset_path, task_label, space_label, subjects=sub_labels, exclude_subjects=exclude_subjects,
@@ -158,7 +159,8 @@ def _strategies(options: dict[str, Any]) -> dict[str, Any] | None:
     names = given.pop("strategy", ("motion", "high_pass", "wm_csf"))
     unknown = sorted(set(given) - set(_REFINEMENTS))
     if unknown:
-        raise ParameterError(f"confounds_ takes strategy, {listing(_REFINEMENTS)}, but got {listing(unknown)}")
+        hint = nearest(unknown[0], ["strategy", *_REFINEMENTS])
+        raise ParameterError(f"confounds_ takes strategy, {listing(_REFINEMENTS)}, but got {listing(unknown)}{hint}")
     if names is None:
         return None
     strategies: dict[str, Any] = {

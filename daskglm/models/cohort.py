@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import OutputError, ParameterError, listing
+from daskglm.errors import OutputError, ParameterError, listing, nearest
 from daskglm.graph.cohort import run_cohort
 from daskglm.graph.compute import cluster_description
 from daskglm.graph.planning import machine
@@ -189,7 +189,10 @@ def first_level_analysis(
         raise OutputError(f"first-level writes to a folder on disk, but the output is {output}; give a folder")
     unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
     if unknown:
-        raise ParameterError(f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}")
+        raise ParameterError(
+            f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
+            f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
+        )
     definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     if filters is not None:

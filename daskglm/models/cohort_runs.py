@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.contrasts import contrast_matrix
+from daskglm.design.hrf import regressor_names
 from daskglm.errors import ContrastError, DaskGLMError, DesignError, ImageError
 from daskglm.graph.compute import compute_here
 from daskglm.graph.runs import RunImages
@@ -38,7 +39,7 @@ _RUN_MAPS = ("effect_size", "effect_variance", "z_score")
 
 
 def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
-    """Raise where no run has a contrast: a condition may occur in some only.
+    """Raise where no run has a contrast, a condition may occur in some only, or there is no such response.
 
     Parameters
     ----------
@@ -49,9 +50,11 @@ def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
 
     Raises
     ------
-    ContrastError
-        Naming the contrast.
+    ContrastError, DesignError
+        Naming the contrast, or the response.
     """
+    # Without it each run would fail, one by one.
+    regressor_names("condition", plan.design.get("hrf_model", "glover"), plan.design.get("fir_delays"))
     missing: dict[str, ContrastError | None] = dict.fromkeys(plan.contrasts)
     for run in _new_conditions_first(runs):
         try:

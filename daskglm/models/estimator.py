@@ -2,7 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,12 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from daskglm.errors import ContrastError, listing
+from daskglm.errors import ContrastError, listing, nearest
 from daskglm.models.functional import OUTPUT_TYPES
+from daskglm.models.notebook import model_html
+
+if TYPE_CHECKING:
+    from daskglm.report.page import Report
 
 
 class VoxelwiseModel(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -56,6 +62,84 @@ class VoxelwiseModel(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc
         check_is_fitted(self)
         return np.array([f"voxel-{index}" for index in self.space_.voxels], dtype=object)
 
+    @property
+    def _repr_html_(self) -> Callable[[], str]:
+        """What notebooks show; not there where scikit-learn's "display" is "text", as for its own estimators."""
+        if get_config()["display"] != "diagram":
+            raise AttributeError("models have an HTML form where sklearn.set_config(display='diagram') holds")
+        return partial(model_html, self)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """What notebooks show, by kind: without scikit-learn's table of attributes, for which runs are read again."""
+        html = getattr(self, "_repr_html_", None)
+        return {"text/plain": repr(self)} | ({} if html is None else {"text/html": html()})
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> dict[str, Any]:
+        """No fitted attributes for scikit-learn's diagram of a pipeline: it would compute `residuals_` to show it."""
+        return {}
+
+    def generate_report(
+        self,
+        contrasts: Any = None,
+        first_level_contrast: str | None = None,
+        title: str | None = None,
+        bg_img: Any = "MNI152TEMPLATE",
+        threshold: float | None = None,
+        alpha: float = 0.001,
+        cluster_threshold: int = 0,
+        height_control: str | None = "fpr",
+        two_sided: bool = False,
+        min_distance: float = 8.0,
+        plot_type: str = "slice",
+        cut_coords: Any = None,
+        display_mode: str | None = None,
+        report_dims: tuple[int, int] = (1600, 800),
+    ) -> "Report":
+        """Report the model and its contrasts as a page of HTML.
+
+        Parameters
+        ----------
+        contrasts : str, array, list of them, or dict, optional
+            Contrasts; a dict names them. None: the model alone.
+        first_level_contrast : str, optional
+            Which maps, where the input of a second level named several.
+        title : str, optional
+            Of the page.
+        bg_img : image, path, "MNI152TEMPLATE" or None
+            Under slices.
+        threshold, alpha, cluster_threshold, height_control, two_sided
+            As of :func:`~daskglm.threshold_stats_img`. F contrasts are one-sided.
+        min_distance : float
+            Peaks of one cluster are further apart than this, in mm.
+        plot_type : {"slice", "glass"}
+            "glass" leaves slices out.
+        cut_coords, display_mode
+            As of ``nilearn.plotting.plot_stat_map``.
+        report_dims : (int, int)
+            Width and height in a notebook, in pixels.
+
+        Returns
+        -------
+        Report
+            With ``save_as_html(path)``; a notebook shows it.
+
+        Raises
+        ------
+        MissingDependencyError
+            Without the ``[report]`` extra.
+        ContrastError, ParameterError
+            Where a contrast or parameter is wrong.
+        """
+        from daskglm.report.analysis import Drawing, Thresholding
+        from daskglm.report.of_models import report_of_model
+
+        check_is_fitted(self)
+        how = Thresholding(threshold, alpha, cluster_threshold, height_control, two_sided, min_distance)
+        drawing = Drawing(bg_img, plot_type, cut_coords, display_mode)
+        report = report_of_model(self, contrasts, first_level_contrast, title, how, drawing)
+        report.width, report.height = report_dims
+        return report
+
     @abstractmethod
     def _coefficients(self) -> tuple[list[str], NDArray[np.float64]]:
         """Names of the regressors and their coefficients (p, V)."""
@@ -84,5 +168,7 @@ def wanted_outputs(output_type: str) -> tuple[str, ...]:
         Where there is no such type.
     """
     if output_type not in (*OUTPUT_TYPES, "all"):
-        raise ContrastError(f"output_type is one of {listing([*OUTPUT_TYPES, 'all'])}, but it is {output_type!r}")
+        known = [*OUTPUT_TYPES, "all"]
+        hint = nearest(output_type, known)
+        raise ContrastError(f"output_type is one of {listing(known)}, but it is {output_type!r}{hint}")
     return OUTPUT_TYPES if output_type == "all" else (output_type,)

@@ -217,7 +217,7 @@ class FirstLevelModel(VoxelwiseModel):
         self.space_ = how.space
         self.mask_img_ = how.space.mask_image()
         self.n_elements_ = int(how.space.voxels.size)
-        self._runs, self._scaled = runs, scaling
+        self._runs, self._scaled, self._noise = runs, scaling, noise
         return self
 
     def compute_contrast(

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.matching import select_participants
-from daskglm.errors import DesignError, ImageError, SpaceError, listing
+from daskglm.errors import DesignError, ImageError, SpaceError, listing, nearest
 from daskglm.graph.compute import compute
 from daskglm.graph.images import array_from_files, array_from_images, scan_headers
 from daskglm.io.cache import file_states
@@ -198,7 +198,10 @@ def participants_column(name: str | None, participants: Any, images: xr.Dataset)
         raise DesignError(f"blocks of {name!r} need a participants table; give --participants (participants in Python)")
     table = select_participants(table, sample_names(images))
     if name not in table:
-        raise DesignError(f"the participants have no column {name!r}; there are {listing(map(str, table.columns))}")
+        hint = nearest(name, table.columns) or "."
+        raise DesignError(
+            f"the participants have no column {name!r}{hint} There are {listing(map(str, table.columns))}"
+        )
     return np.asarray(table[name])
 
 

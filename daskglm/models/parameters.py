@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
-from daskglm.errors import ContrastError, ParameterError, listing
+from daskglm.errors import ContrastError, ParameterError, listing, nearest
 from daskglm.graph.runs import NoiseModel
 from daskglm.kernels.scaling import Scaling
 
@@ -62,7 +62,10 @@ def parse_noise_model(noise_model: str, bins: Any = "auto", seed: int | None = N
     """
     match = re.fullmatch(r"ols|ar([1-9][0-9]*)", noise_model.lower()) if isinstance(noise_model, str) else None
     if match is None:
-        raise ParameterError(f"noise_model is 'ols' or 'arN' with an order N of 1 or more, but it is {noise_model!r}")
+        hint = nearest(noise_model, ["ols", "ar1", "ar2", "ar3"])
+        raise ParameterError(
+            f"noise_model is 'ols' or 'arN' with an order N of 1 or more, but it is {noise_model!r}{hint}"
+        )
     order = int(match[1] or 0)
     if bins == "auto":
         bins = 100 if order == 1 else None

@@ -11,7 +11,7 @@ import xarray as xr
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matching import select_participants
 from daskglm.design.matrix import check_design
-from daskglm.errors import ContrastError, DesignError, ParameterError, listing
+from daskglm.errors import ContrastError, DesignError, ParameterError, listing, nearest
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
 from daskglm.models.functional import match_design
@@ -213,8 +213,8 @@ def images_of(given: Any, first_level_contrast: str | None, options: Options) ->
     if len(loaded) == 1 and first_level_contrast is None:
         return next(iter(loaded.values()))
     raise ContrastError(
-        f"the input has maps of {listing(map(str, loaded))}, but first_level_contrast is {first_level_contrast!r}; "
-        "name one of them"
+        f"the input has maps of {listing(map(str, loaded))}, but first_level_contrast is {first_level_contrast!r}"
+        f"{nearest(first_level_contrast, loaded) or '; name one of them'}"
     )
 
 

@@ -214,7 +214,8 @@ def _thresholds(maps: xr.Dataset) -> pd.DataFrame:
                 label = str(chosen["stat_type"].values)
             if statistic == "stat" and "scaled_stat" in chosen:
                 label, shown = f"{label}, scaled", "scaled_stat"
-            observed = np.fmax.reduce(np.abs(chosen[shown].values))
+            values = chosen[shown].values
+            observed = np.fmax.reduce(np.abs(values) if chosen["two_sided"] else values)
             level = np.quantile(chosen[null].values, 1 - _ALPHA, method="higher")
             rows.append((str(name), label, level, observed, np.fmin.reduce(p), int((p <= _ALPHA).sum())))
     columns = ["contrast", "statistic", "threshold", "observed_maximum", "smallest_p", "voxels"]

@@ -386,7 +386,7 @@ def _remedy(plan: Plan) -> str:
     fits = [k for k in range(1, machine.threads) if plan.complete.of_worker(machine, k) <= machine.memory]
     if fits:
         ways.append(
-            f"use {count_text(fits[-1], 'thread')} a worker (threads_per_worker of the cluster, n_jobs in Python)"
+            f"use {count_text(fits[-1], 'thread')} a worker (threads_per_worker of the cluster, --n-jobs or n_jobs)"
         )
     chunk = plan.chunk
     if plan.at_chunk is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from daskglm.design.matrix import design_array
-from daskglm.errors import DaskGLMError, ParameterError, listing
+from daskglm.errors import DaskGLMError, ParameterError, listing, nearest
 from daskglm.graph.convert import coverage_tree
 from daskglm.graph.images import Preparation
 from daskglm.graph.planning import Machine, machine
@@ -104,7 +104,10 @@ def plan_first_level(
     """
     unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
     if unknown:
-        raise ParameterError(f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}")
+        raise ParameterError(
+            f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
+            f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
+        )
     definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     if filters is not None:

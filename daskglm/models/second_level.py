@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
-from daskglm.errors import ContrastError, DesignError, listing
+from daskglm.errors import ContrastError, DesignError, listing, nearest
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import fewest
 from daskglm.inference.permutation import permutation_test
@@ -308,6 +308,7 @@ class SecondLevelModel(VoxelwiseModel):
         if output_type != "all" and output_type not in images:
             raise ContrastError(
                 f"outputs of this test are {listing(images)} and all, but {output_type!r} was asked for"
+                f"{nearest(output_type, [*images, 'all'])}"
             )
         return images if output_type == "all" else images[output_type]
 
@@ -383,7 +384,7 @@ class SecondLevelModel(VoxelwiseModel):
             return next(iter(self.fits_.values()))
         raise ContrastError(
             f"the input has maps of {listing(map(str, self.fits_))}, but first_level_contrast is "
-            f"{first_level_contrast!r}; name one of them"
+            f"{first_level_contrast!r}{nearest(first_level_contrast, self.fits_) or '; name one of them'}"
         )
 
     def _kept_images(self) -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""What a report is made of: text, figures, tables and viewers in sections; plain data, which the pages are made from."""
+"""What a report is made of: text, figures, tables and viewers in sections; plain data, which pages are made from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -110,7 +110,7 @@ def test_a_mean_is_tested_by_sign_flips(cohort, tmp_path):
     ("more", "message"),
     [
         (["--contrast", "agee"], "agee"),
-        (["--contrast", "age", "--within", "town"], "no column 'town'; there are"),
+        (["--contrast", "age", "--within", "town"], "no column 'town'. There are"),
         (["--contrast", "age", "--scheme", "shuffle"], "schemes are"),
         (["--contrast", "age", "--cluster-threshold", "3.1"], "between 0 and 1"),
         ([], "a permutation analysis needs a contrast"),

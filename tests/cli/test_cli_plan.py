@@ -20,8 +20,8 @@ def listed(folder):
 def test_a_plan_takes_every_argument_of_its_command(name):
     command = {item.name: item for item in vars(analyses).values() if isinstance(item, click.Command)}[name]
     planned = plan.commands[name]
-    assert [param.opts for param in planned.params[:-1]] == [param.opts for param in command.params]
-    assert [param.default for param in planned.params[:-1]] == [param.default for param in command.params]
+    assert [param.opts for param in planned.params] == [param.opts for param in command.params]
+    assert [param.default for param in planned.params] == [param.default for param in command.params]
 
 
 def test_plans_of_one_cohort_fit_a_screen_and_write_nothing(cohort, tmp_path):

@@ -40,7 +40,7 @@ def test_the_log_tells_what_happens_and_when(cohort, tmp_path):
     assert status == 2
     added = log.read_text()[len(text) :]  # appended
     assert "ERROR failed after" in added
-    assert "Did you mean 'age'?" in added
+    assert "did you mean 'age'?" in added
     assert "Traceback (most recent call last):" in added
     assert "ContrastError" in added
     quiet = tmp_path / "quiet.txt"

@@ -193,3 +193,18 @@ def test_ssh_without_a_server(tmp_path):
         daskglm.cluster.connect(write(tmp_path, kind="ssh", options=options)),
     ):
         pass
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import daskglm\nwith daskglm.connect('local'):\n    pass\n")
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode != 0
+    assert 'under: if __name__ == "__main__":' in run.stderr.splitlines()[-1]
+    script.write_text(
+        "import daskglm\nif __name__ == '__main__':\n    with daskglm.connect('local'):\n        print('there')\n"
+    )
+    assert (
+        subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False).stdout
+        == "there\n"
+    )

@@ -139,7 +139,7 @@ def test_arrays_of_names_and_caller_input():
 
 
 def test_messages():
-    with pytest.raises(ContrastError, match=r"Did you mean 'age'\?.*age, sex, iq"):
+    with pytest.raises(ContrastError, match=r"did you mean 'age'\?.*age, sex, iq"):
         parse_contrast("agge", COLUMNS)
     with pytest.raises(ContrastError) as caught:
         parse_contrast("-" * 9_000 + "age", COLUMNS)

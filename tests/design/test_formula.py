@@ -117,7 +117,7 @@ def test_nothing_runs(tmp_path, attack):
 @pytest.mark.parametrize(
     ("formula", "message"),
     [
-        ("~ agee", r"no column 'agee'.*Did you mean 'age'\?.*age, sex, site"),
+        ("~ agee", r"no column 'agee'.*did you mean 'age'\?.*age, sex, site"),
         ("y ~ age", "right-hand side only"),
         ("~", "names columns"),
         ("", "names columns"),

@@ -86,7 +86,7 @@ def test_functions_without_a_name():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("glovr", "Did you mean 'glover'"),
+        ("glovr", "did you mean 'glover'"),
         ("canonical", "no hrf_model 'canonical'"),
         (3, "a name, None, a function"),
         ([], "a name, None, a function"),

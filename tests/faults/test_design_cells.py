@@ -69,7 +69,7 @@ CELLS = {
         lambda c: with_column(c, months=c.table["age"] * 12), "~ age + months", AGE, DaskGLMError,
         "age, months.*dependent|'age' is not estimable",
     ),
-    "unknown regressor": (lambda c: c.table, "~ age", {"x": "agee"}, ContrastError, "'agee'.*Did you mean 'age'"),
+    "unknown regressor": (lambda c: c.table, "~ age", {"x": "agee"}, ContrastError, "'agee'.*did you mean 'age'"),
     "null contrast": (lambda c: c.table, "~ age", {"x": "age - age"}, ContrastError, "null"),
     "labels a_b and aB": (
         lambda c: c.table, "~ age", {"a_b": "age", "aB": "age"}, ContrastError, "'a_b' and 'aB'.*contrast-aB",

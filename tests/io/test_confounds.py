@@ -237,7 +237,7 @@ def test_parse():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("motoin", f"'motoin'; did you mean motion. There are {', '.join(CONFOUND_STRATEGIES)}"),
+        ("motoin", f"'motoin'; did you mean 'motion'. There are {', '.join(CONFOUND_STRATEGIES)}"),
         ("motion,", "named ''"),
         ("motion=", "this is 'motion='"),
         ("motion=all", "motion is one of basic, power2, derivatives, full, but this is 'all'"),
@@ -265,7 +265,7 @@ def test_parameters_from_python(run):
         load_confounds(*run, {"scrub": 2.5})
     with pytest.raises(ParameterError, match="whole number"):
         load_confounds(*run, {"scrub": True})
-    with pytest.raises(ParameterError, match="'wmcsf'; did you mean wm_csf"):
+    with pytest.raises(ParameterError, match="'wmcsf'; did you mean 'wm_csf'"):
         load_confounds(*run, {"wmcsf": "basic"})
 
 

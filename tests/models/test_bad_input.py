@@ -165,7 +165,7 @@ def test_zero_variance_voxel(cohort):
 
 def test_contrasts(cohort):
     model = fit(cohort)
-    with pytest.raises(ContrastError, match=r"'agee'.*Did you mean 'age'\?.*age, male, intercept"):
+    with pytest.raises(ContrastError, match=r"'agee'.*did you mean 'age'\?.*age, male, intercept"):
         model.compute_contrast("agee")
     with pytest.raises(ContrastError, match="null"):
         model.compute_contrast("age - age")

@@ -428,7 +428,7 @@ def test_arrays_that_cannot_be_tested(fault):
 
 IMAGES = {
     "no design": ({"design_matrix": None}, DesignError, "give design_matrix"),
-    "unknown regressor": ({"second_level_contrast": "agee"}, ContrastError, "Did you mean 'age'"),
+    "unknown regressor": ({"second_level_contrast": "agee"}, ContrastError, "did you mean 'age'"),
     "no contrast": ({"second_level_contrast": None}, ContrastError, "age, male, intercept"),
     "null contrast": ({"second_level_contrast": [0, 0, 0]}, ContrastError, "null"),
     "contrast with NaN": ({"second_level_contrast": [np.nan, 0, 0]}, ContrastError, "finite"),

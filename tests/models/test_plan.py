@@ -73,7 +73,7 @@ def test_group_reads_and_runs_what_was_planned(cohort, tmp_path, masked):
 def test_group_of_a_store(cohort, store):
     plan = plan_group(store, None, "~ age", {"age": "age"})
     assert plan.bytes_read == size_of(Path(store) / "data")
-    with pytest.raises(ContrastError, match="Did you mean 'age'"):
+    with pytest.raises(ContrastError, match="did you mean 'age'"):
         plan_group(store, None, "~ age", {"agw": "agw"})
 
 

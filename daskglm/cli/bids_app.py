@@ -1,0 +1,178 @@
+"""``daskglm-bids``: first-level and group analyses in the form of a BIDS App."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+import click
+
+from daskglm.cli import analyses
+from daskglm.cli.model_file import option_name, read_document
+from daskglm.cli.run import as_arguments, run_stats_model, run_steps
+from daskglm.errors import OutputError, ParameterError, nearest
+
+_EXAMPLE = "daskglm-bids ds001 out participant --participant-label 01 02 --task faces --contrast 'face - house'"
+_LEVELS = {"participant": analyses.first_level, "group": analyses.group}
+# Options that have names of their own in BIDS Apps, or that the two folders stand for.
+_NOT_PASSED = ("n-jobs", "participant-label", "output")
+# With a model, what still is to be said.
+_BESIDE_MODEL = ("cluster", "performance-report", "log-file", "quiet", "json", "dry-run", "no-report", "overwrite")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the nearest name."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong."""
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0].split("=")[0]
+        known = [text for action in self._actions for text in action.option_strings]
+        hint = nearest(unknown, known) if unknown.startswith("-") else ""
+        if "analysis_level: invalid choice" in message:
+            hint = nearest(message.split("'")[1], _LEVELS)
+        raise ParameterError(f"{message}{hint or '; see daskglm-bids --help'}")
+
+
+@click.command(
+    "bids",
+    hidden=True,
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def bids(ctx: click.Context, /, arguments: tuple[str, ...]) -> None:
+    """Run a level of analysis as a BIDS App."""
+    from daskglm.graph.planning import ALLOWED_MEMORY
+
+    given = vars(_parser().parse_args(list(arguments)))
+    level, folder = given.pop("analysis_level"), os.path.abspath(given.pop("output_dir"))
+    dataset, model, mem_mb = os.path.abspath(given.pop("bids_dir")), given.pop("model"), given.pop("mem_mb")
+    labels, n_cpus = given.pop("participant_label"), given.pop("n_cpus")
+    options = {name.replace("_", "-"): value for name, value in given.items() if name != "skip_bids_validator"}
+    _check_options(options, level, model)
+    if labels and level == "group":
+        raise ParameterError("the group level takes all participants; leave --participant-label out")
+    options |= {"participant-label": labels or [], "n-jobs": [] if n_cpus is None else [n_cpus]}
+    worst = 0
+    before = ALLOWED_MEMORY.set(None if mem_mb is None else mem_mb * 10**6)
+    try:
+        if level == "group":
+            everyone = _first_level_of_everyone(folder)
+            more = ["--dry-run"] if options.get("dry-run") else []
+            # What it says is not the result that was asked for.
+            with redirect_stdout(sys.stderr):
+                worst = run_steps([lambda: [everyone[0], *more, *everyone[1:]]] if everyone else [])
+            if worst > 1 or (everyone and more):
+                ctx.exit(worst)
+        if model is not None:
+            from daskglm.models.stats_model import read_stats_model
+
+            read = read_stats_model(read_document(model), dataset)
+            status = run_stats_model(read, dataset, folder, _arguments(options), (level,))
+        elif level == "participant":
+            status = run_steps([lambda: ["first-level", *_arguments(options), "--", dataset, folder]])
+        else:
+            status = run_steps(_group_steps(folder, options))
+    finally:
+        ALLOWED_MEMORY.reset(before)
+    ctx.exit(max(worst, status))
+
+
+def main() -> None:
+    """Run ``daskglm-bids``."""
+    from daskglm.cli.main import main as daskglm
+
+    daskglm(["bids", *sys.argv[1:]], prog_name="daskglm-bids")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """What a BIDS App takes, and the options of ``first-level`` and ``group``."""
+    parser = _Parser(
+        "daskglm-bids",
+        usage="daskglm-bids BIDS_DIR OUTPUT_DIR participant|group [OPTIONS]",
+        description="First-level analysis of each participant, and group analysis of what it gave.",
+        epilog=f"Example: {_EXAMPLE}",
+        allow_abbrev=False,
+    )
+    parser.add_argument("bids_dir", help="BIDS dataset, with its preprocessed images in derivatives")
+    parser.add_argument("output_dir", help="result folder")
+    parser.add_argument("analysis_level", choices=list(_LEVELS))
+    parser.add_argument(
+        "--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="only these, without sub-"
+    )
+    parser.add_argument("--skip-bids-validator", "--skip_bids_validator", action="store_true",
+                        help="accepted; only what an analysis needs is ever checked")  # fmt: skip
+    parser.add_argument("-v", "--version", action="version", version=f"daskglm {version('daskglm')}")
+    parser.add_argument("--n-cpus", "--n_cpus", type=int, metavar="N", help="threads")
+    parser.add_argument("--mem-mb", "--mem_mb", type=int, metavar="N", help="refuse what would take more memory")
+    parser.add_argument("-m", "--model", help="BIDS Stats Model, in place of the options below but those of the run")
+    params = {option_name(param): param for command in _LEVELS.values() for param in command.params}
+    for name, param in params.items():
+        if not isinstance(param, click.Option) or name in _NOT_PASSED:
+            continue
+        levels = [level for level, command in _LEVELS.items() if name in map(option_name, command.params)]
+        text = str(param.help).replace("%", "%%") + (f" ({levels[0]} level)" if len(levels) == 1 else "")
+        action: dict[str, Any] = {"action": "append" if param.multiple else "store", "metavar": "VALUE"}
+        if param.is_flag:
+            action = {"action": "store_true"}
+        parser.add_argument(f"--{name}", dest=name.replace("-", "_"), default=argparse.SUPPRESS, help=text, **action)
+    return parser
+
+
+def _check_options(options: dict[str, Any], level: str, model: str | None) -> None:
+    """Raise where an option is of the other level, or a model says it."""
+    known = [option_name(param) for param in _LEVELS[level].params]
+    for name in options:
+        if model is not None and name not in _BESIDE_MODEL:
+            raise ParameterError(f"the model says what is fitted, but --{name} was given too; leave one of them out")
+        if name not in known and not (model is not None and name == "overwrite"):
+            raise ParameterError(f"--{name} is not an option of the {level} level; leave it out")
+
+
+def _arguments(options: dict[str, Any]) -> list[str]:
+    """Options as arguments; a flag has no value."""
+    flags = [f"--{name}" for name, value in options.items() if value is True]
+    return [*flags, *as_arguments({name: value for name, value in options.items() if value is not True})]
+
+
+def _first_level_of_everyone(folder: str) -> list[str]:
+    """The command for all participants, where only single ones were asked for: what is done is kept."""
+    from daskglm.io.journal import load_records
+    from daskglm.models.cohort_stores import group_stores
+
+    if group_stores(folder):
+        return []
+    records = [record for record in load_records(folder) if record.kind == "first-level"]
+    left_out = ("--participant-label", "--json")
+    found = {tuple(text for text in item.command if not text.startswith(left_out)) for item in records}
+    if len(found) != 1 or not next(iter(found)):
+        why = "was run with options that differ" if len(found) > 1 else "was not run there by a command"
+        raise OutputError(
+            f"the group level takes the group stores in {folder}, but there are none, and the participant level {why}; "
+            "run it with the same options for all participants: what is done is kept"
+        )
+    return list(next(iter(found)))
+
+
+def _group_steps(folder: str, options: dict[str, Any]) -> list[Callable[[], list[str]]]:
+    """A group analysis of each first-level contrast, or of those that --contrast names."""
+    from daskglm.models.cohort_stores import group_stores
+    from daskglm.schema.names import bids_label
+
+    stores = group_stores(folder)
+    if not stores:
+        raise OutputError(f"no group store is in {folder}; see the notes of the participant level")
+    contrasts = options.pop("contrast", [])
+    chosen = [text for text in contrasts if text in stores or bids_label(text) in stores]
+    rest = [text for text in contrasts if text not in chosen]
+    rest = rest if rest or options.get("f-contrast") else ["intercept"]
+    labels = [text if text in stores else bids_label(text) for text in chosen] or list(stores)
+
+    def step(label: str) -> list[str]:
+        more = {**options, "contrast": rest, "output": os.path.join(folder, "group-level", f"contrast-{label}")}
+        return ["group", *_arguments(more), "--", stores[label]]
+
+    return [lambda label=label: step(label) for label in labels]  # type: ignore[misc]
