@@ -18,7 +18,7 @@ import psutil
 from daskglm.errors import DaskGLMError, OutputError
 from daskglm.io import files
 from daskglm.io.locks import forget_lock, lock_folder, place_of, refusal
-from daskglm.io.provenance import redact
+from daskglm.io.provenance import redact, warnings_heard
 
 # Arguments of the command line that is being run; empty in Python.
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
@@ -110,16 +110,31 @@ class Run:
         What is known of it.
     failures : str
         Set where it comes to its end, but parts failed.
+    warnings : list of str
+        Those that were shown so far, each once.
     """
 
     def __init__(self, output: str, record: Record, name: str) -> None:
         self.record = record
         self.output = output
         self.failures = ""
+        self.warnings: list[str] = []
         self._name = name
         self._count: Callable[[], int] | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
+
+    def hear(self, category: str, text: str) -> None:
+        """Keep a warning; those about old Python code are nothing to a reader of results.
+
+        Parameters
+        ----------
+        category, text : str
+            As :func:`~daskglm.io.provenance.warnings_heard` tells them.
+        """
+        text = redact(text)
+        if "Deprecation" not in category and text not in self.warnings:
+            self.warnings.append(text)
 
     def begin(self, total: int, count: Callable[[], int] | None = None) -> None:
         """Say that the input is sound and the work begins.
@@ -244,6 +259,7 @@ def running(
         _under_way.add(run.record.id)
         stack.callback(_under_way.discard, run.record.id)
         threading.Thread(target=run.beat, daemon=True, name="daskglm-journal").start()
+        stack.enter_context(warnings_heard(run.hear))
         try:
             yield run
         except BaseException as error:

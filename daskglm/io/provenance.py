@@ -6,8 +6,9 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -149,6 +150,32 @@ def stage(name: str, timings: dict[str, float]) -> Iterator[None]:
 
 
 @contextmanager
+def warnings_heard(hear: Callable[[str, str], object]) -> Iterator[None]:
+    """Tell a function of each warning that is shown within the block.
+
+    Parameters
+    ----------
+    hear : callable
+        Given the name of its category and its text, on one line.
+
+    Yields
+    ------
+    None
+    """
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        hear(category.__name__, " ".join(str(message).split()))
+        show(message, category, *where, **more)
+
+    warnings.showwarning = tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
+@contextmanager
 def logged_to(path: str | None, command: str, parameters: Mapping[str, Any]) -> Iterator[None]:
     """Write what happens within the block to a file: beginning, stages, progress, warnings, errors, end.
 
@@ -174,15 +201,9 @@ def logged_to(path: str | None, command: str, parameters: Mapping[str, Any]) -> 
         yield
         return
     handler = _handler(path)
-    level, show = LOG.level, warnings.showwarning
-
-    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        LOG.warning("%s: %s", category.__name__, " ".join(str(message).split()))
-        show(message, category, *where, **more)
-
+    level = LOG.level
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
-    warnings.showwarning = tell
     started = time.perf_counter()
     LOG.info(
         "daskglm %s %s, Python %s, %s", version("daskglm"), command, platform.python_version(), platform.platform()
@@ -190,7 +211,8 @@ def logged_to(path: str | None, command: str, parameters: Mapping[str, Any]) -> 
     for name, value in parameters.items():
         LOG.info("%s = %s", name, listing(map(repr, value)) if isinstance(value, (list, tuple)) else repr(value))
     try:
-        yield
+        with warnings_heard(partial(LOG.warning, "%s: %s")):
+            yield
         LOG.info("done in %.3f s", time.perf_counter() - started)
     except KeyboardInterrupt:
         LOG.error("interrupted after %.3f s", time.perf_counter() - started)
@@ -199,7 +221,6 @@ def logged_to(path: str | None, command: str, parameters: Mapping[str, Any]) -> 
         LOG.error("failed after %.3f s: %s", time.perf_counter() - started, error, exc_info=True)
         raise
     finally:
-        warnings.showwarning = show
         LOG.setLevel(level)
         LOG.removeHandler(handler)
         handler.close()

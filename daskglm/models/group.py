@@ -181,7 +181,7 @@ def record_of(run: Run, timings: Mapping[str, float], loaded: Loaded, n_jobs: in
     names, sums = sample_names(loaded.images), loaded.images.get("source_crc32")
     checksums = None if sums is None else dict(zip(names, map(int, sums.values), strict=True))
     made = run_record(run.record.command, timings, cluster_description(n_jobs), loaded.sources, checksums)
-    return {**made, "run": run.record.id, "images": loaded.sources, "samples": names}
+    return {**made, "run": run.record.id, "images": loaded.sources, "samples": names, "warnings": run.warnings}
 
 
 def _checked_model(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import asdict, replace
 
 import pytest
@@ -246,3 +247,19 @@ def test_results_behind_a_url_are_those_on_disk(cohort, bucket, tmp_path):
     with running(outputs[0], "group"), pytest.raises(OutputError, match=f"process {os.getpid()} on"):
         group_analysis(cohort.paths, outputs[0], "~ age", {"age": "age"}, overwrite=True, **model)
     assert files.list_names(f"{outputs[0]}/.daskglm") == ["run.json"]
+
+
+def test_warnings_of_a_run_are_kept_once_without_secrets(tmp_path):
+    with pytest.warns() as told, running(str(tmp_path / "out"), "group") as run:  # noqa: PT031
+        warnings.warn("two of 30 images were left out", UserWarning, stacklevel=1)
+        warnings.warn("two of 30 images were left out", UserWarning, stacklevel=1)
+        warnings.warn("https://me:secret@host/a is slow", RuntimeWarning, stacklevel=1)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    assert len(told) == 4
+    assert run.warnings[0] == "two of 30 images were left out"
+    assert len(run.warnings) == 2
+    assert "secret" not in run.warnings[1]
+    shown = warnings.showwarning
+    with running(str(tmp_path / "other"), "group"):
+        pass
+    assert warnings.showwarning is shown
