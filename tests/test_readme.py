@@ -20,12 +20,35 @@ AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
 SHAPE = (6, 7, 5)
 
 
+STATS_MODEL = {
+    "Name": "faces", "BIDSModelVersion": "1.0.0", "Input": {"task": ["faces"]},
+    "Nodes": [
+        {
+            "Level": "Run", "Name": "runs", "GroupBy": ["run", "subject"],
+            "Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": [
+                {"Name": "Factor", "Input": ["trial_type"]},
+                {"Name": "Convolve", "Input": ["trial_type.face", "trial_type.house"], "Model": "glover"},
+            ]},
+            "Model": {"Type": "glm", "X": ["trial_type.*", 1]},
+            "Contrasts": [{
+                "Name": "faces", "ConditionList": ["trial_type.face", "trial_type.house"], "Weights": [1, -1],
+                "Test": "t",
+            }],
+        },
+        {"Level": "Subject", "Name": "subjects", "GroupBy": ["subject", "contrast"],
+         "Model": {"X": [1], "Type": "Meta"}, "DummyContrasts": {"Test": "t"}},
+        {"Level": "Dataset", "Name": "all", "GroupBy": ["contrast"],
+         "Model": {"X": [1], "Type": "glm"}, "DummyContrasts": {"Test": "t"}},
+    ],
+}  # fmt: skip
+
+
 def commands():
     """Command lines that name all they need: in code, and in the first table."""
     text = README.read_text(encoding="utf-8").split("## Measured")[0]
-    blocks = re.findall(r"^    (daskglm .*)$", text, re.MULTILINE)
+    blocks = re.findall(r"^    (daskglm .*)$", text, re.MULTILINE)  # each an example of its own
     table = text.split("## What you have")[1].split("##")[0]
-    found = [*re.findall(r"`(daskglm [^`]+)`", table), *blocks]
+    found = [*re.findall(r"`(daskglm(?:-bids)? [^`]+)`", table), *blocks]
     lines = [re.sub(r"\s+# .*", "", line) for line in found]
     return list(dict.fromkeys(line for line in lines if "..." not in line and len(line.split()) > 2))
 
@@ -81,13 +104,18 @@ def place(tmp_path_factory):
     write_bids(folder / "BIDS")
     (folder / "cluster_configs").mkdir()
     local = (README.parent / "cluster_configs/local.yaml").read_text(encoding="utf-8").replace("# scale: 4", "scale: 2")
+    (folder / "model.yaml").write_text(
+        'kind: group\nimages: cohort.zarr\nformula: "~ age"\ncontrast: age\noutput: from_file\n'
+    )
+    (folder / "model_smdl.json").write_text(json.dumps(STATS_MODEL))
     for name in ("mine.yaml", "cluster_configs/slurm.yaml"):
         (folder / name).write_text(local)
     return folder
 
 
 def type_command(line):
-    done = CliRunner().invoke(main, shlex.split(line)[1:])
+    program, *arguments = shlex.split(line)
+    done = CliRunner().invoke(main, ["bids", *arguments] if program == "daskglm-bids" else arguments)
     assert done.exit_code == 0, f"{line}\n{done.output}"
     return done.output
 
@@ -117,6 +145,8 @@ def test_the_python_runs(place, monkeypatch):
     paths = sorted(str(path) for path in Path("maps").iterdir())
     if not Path("cohort.zarr").exists():
         daskglm.convert(paths, "cohort.zarr", participants="participants.tsv")
+    if not Path("out/provenance.json").exists():
+        type_command("daskglm group cohort.zarr --formula '~ age' --contrast age --output out/ --overwrite --no-report")
     table = pd.read_csv("participants.tsv", sep="\t")
     design = table.set_index("participant_id")[["age", "reappraisal_success"]].assign(intercept=1.0)
     runs = sorted(str(path) for path in Path("BIDS").rglob("*_bold.nii.gz"))

@@ -68,6 +68,8 @@ def view(image: Any, threshold: float = 1e-6, bg_img: Any = "MNI152", title: str
     with warnings.catch_warnings():
         # nilearn 0.14 takes the median of a masked background.
         warnings.filterwarnings("ignore", message=".*'partition' will ignore the 'mask'")
+        # A threshold that hides nothing is what the default asks for.
+        warnings.filterwarnings("ignore", message="Threshold given was .* no values below")
         viewer = view_img(shown, bg_img=behind, threshold=threshold, title=mark if title else None)
     page = _ICON.sub("", viewer.html).replace("<head>", f"<head>{_HEAD}", 1)
     # For who does not see them.
