@@ -84,9 +84,7 @@ print("\n".join(f"{bucket}/{item['Key']}" for item in listed if item["Key"].ends
 on_disk = daskglm.SecondLevelModel(mask_img=mask).fit(
     str(folder / "*_statmap.nii.gz"), confounds=participants, formula="~ age"
 )
-z_map = daskglm.VolumeSpace.from_attributes(images.attrs["space"], images["voxel"].values).to_image(
-    found.maps["z_score"].sel(contrast="age").values, outside=0
-)
+z_map = found.maps.glm.to_nifti("z_score", contrast="age")
 z = z_map.get_fdata()[inside]
 print(f"age: z from {z.min():.2f} to {z.max():.2f}")
 their_z = on_disk.compute_contrast("age").get_fdata()[inside]
