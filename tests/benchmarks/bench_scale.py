@@ -5,9 +5,10 @@
 
 A store is made once, and one of half its subjects. Then, on a local cluster of workers of 1.5 GB with one thread
 each: every chunk is read and dropped, and a model of three regressors is fitted and its contrast written, of the whole
-on two workers, and of the half on one. Each measurement is a process of its own, after one that is not counted, in
-turns; times are medians. Printed: seconds, the ratio to reading alone, the throughput of two workers over that of one
-at as much data a worker (weak scaling), and the peak memory of each worker beside what ``plan`` promises.
+on two workers, and of the half on one. Each measurement is a process of its own, in turns, after one that only brings
+the store into the system's cache; times are medians. Printed: seconds, the ratio to reading alone, the throughput of two
+workers over that of one at as much data a worker (weak scaling), and the peak memory of each worker beside what
+``plan`` promises.
 """
 
 import argparse
@@ -91,6 +92,16 @@ def apart(*arguments: object) -> dict:
     return json.loads(subprocess.check_output(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).splitlines()[-1])
 
 
+def measure(stores: dict, runs: list) -> dict:
+    """Each run once, after one that brings its store into the system's cache."""
+    found = {}
+    for what, workers in runs:
+        if what == "drop":
+            apart(what, stores[workers], workers)
+        found[what, workers] = apart(what, stores[workers], workers)
+    return found
+
+
 def promised(store: str) -> dict[str, float]:
     """Memory that the plan promises, in MB."""
     command = [sys.executable, "-m", "daskglm.cli.main", "plan", "group", store, "--formula", "~ age + sex"]
@@ -121,8 +132,7 @@ def main() -> None:
                 made = apart("make", store, options.samples * workers // 2, options.voxels)
                 print(f"store made in {made['seconds']:.0f} s", flush=True)
         runs = [(what, workers) for workers in stores for what in ("drop", "fit")]
-        apart("drop", whole, 2)
-        rounds = [{run: apart(run[0], stores[run[1]], run[1]) for run in runs} for _ in range(options.repeats)]
+        rounds = [measure(stores, runs) for _ in range(options.repeats)]
         found = {
             run: {key: (max if "peak" in key else statistics.median)(turn[run][key] for turn in rounds)
                   for key in rounds[0][run]} for run in runs
