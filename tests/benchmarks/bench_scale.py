@@ -6,8 +6,8 @@
 A store is made once, and one of half its subjects. Then, on a local cluster of workers of 1.5 GB with one thread
 each: every chunk is read and dropped, and a model of three regressors is fitted and its contrast written, of the whole
 on two workers, and of the half on one. Each measurement is a process of its own, in turns, after one that only brings
-the store into the system's cache; times are medians. Printed: seconds, the ratio to reading alone, the throughput of two
-workers over that of one at as much data a worker (weak scaling), and the peak memory of each worker beside what
+the store into the system's cache; times are medians. Printed: seconds, the ratio to reading alone, the throughput of
+two workers over that of one at as much data a worker (weak scaling), and the peak memory of each worker beside what
 ``plan`` promises.
 """
 
