@@ -13,6 +13,7 @@ import pandas as pd
 from daskglm.errors import ParameterError
 from daskglm.io.provenance import redact
 from daskglm.models.plan import count_text, size_text
+from daskglm.plotting.canvas import nilearn_plotting
 from daskglm.report.analysis import Analysis, Check, Drawing, Thresholding
 from daskglm.report.citations import bibliography
 from daskglm.report.content_design import design_section
@@ -50,9 +51,12 @@ def build_document(analysis: Analysis, how: Thresholding, drawing: Drawing, titl
     ------
     ParameterError
         Where a parameter has a value that it cannot have.
+    MissingDependencyError
+        Where nilearn is not installed.
     """
     if drawing.plot_type not in _PLOT_TYPES:
         raise ParameterError(f"plot_type is one of {_PLOT_TYPES}, but it is {drawing.plot_type!r}")
+    nilearn_plotting()  # the rest of nilearn is imported where it is used; it is there, or that says so now
     with warnings.catch_warnings(record=True) as met:
         warnings.simplefilter("always")
         # The template is under maps in its space only.

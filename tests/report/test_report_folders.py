@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -186,13 +187,20 @@ def test_no_report_removes_an_old_one(group, common, tmp_path):
 
 
 def test_an_analysis_outlives_its_report(common, tmp_path, monkeypatch):
-    def absent(*_, **__):
-        raise MissingDependencyError("reports are made with jinja2, which is not installed")
-
-    monkeypatch.setattr("daskglm.report.of_folders.generate_report", absent)
-    status, text = run("group", *common, "--output", tmp_path / "a")
-    assert status == 0
-    assert text.splitlines()[-1] == "daskglm: no report was made: reports are made with jinja2, which is not installed"
+    with monkeypatch.context() as without:
+        # As where it is not installed.
+        for name in [name for name in sys.modules if name.split(".")[0] == "nilearn"]:
+            without.delitem(sys.modules, name)
+        without.setitem(sys.modules, "nilearn", None)
+        status, text = run("group", *common, "--output", tmp_path / "a")
+        assert status == 0
+        assert text.splitlines()[-1].startswith("daskglm: no report was made: brain pictures are drawn by nilearn")
+        assert text.splitlines()[-1].endswith('pip install "daskglm[report]"')
+        status, text = run("report", tmp_path / "a")
+        assert status == 2
+        assert "pip install" in text
+        with pytest.raises(MissingDependencyError):
+            daskglm.generate_report(tmp_path / "a")
 
     def faulty(*_, **__):
         raise RuntimeError("a fault")
