@@ -53,22 +53,25 @@ def lock_folder(folder: str, shared: bool, prepare: Callable[[bool], Any]) -> It
     OutputError
         At once, where another analysis holds the lock, which is named, or the folder is not writable.
     """
-    place = place_of(folder)
-    file = _open(place, folder)
-    with file:
-        with gate(folder):
-            alone = _take(file, "LOCK_EX", "LOCK_NB")
-            # The one before may have removed the file that was opened here, and a third have made another.
-            if not _is_there(file) or (not alone and not (shared and _take(file, "LOCK_SH", "LOCK_NB"))):
-                raise OutputError(refusal(folder, _read(file)))
-            with suppress(OSError):  # a full disk: then it is not said who writes
-                file.truncate(0)
-                file.write(holder())
-                file.flush()
-            prepare(alone)
-            if shared:
-                _take(file, "LOCK_SH")
-        yield
+    for _ in range(_ATTEMPTS):
+        with _open(place_of(folder), folder) as file:
+            with gate(folder):
+                alone = _take(file, "LOCK_EX", "LOCK_NB")
+                if not _is_there(file):
+                    # The one before removed it at its end, after it was opened here; a third may have made another.
+                    continue
+                if not alone and not (shared and _take(file, "LOCK_SH", "LOCK_NB")):
+                    raise OutputError(refusal(folder, _read(file)))
+                with suppress(OSError):  # a full disk: then it is not said who writes
+                    file.truncate(0)
+                    file.write(holder())
+                    file.flush()
+                prepare(alone)
+                if shared:
+                    _take(file, "LOCK_SH")
+            yield
+            return
+    raise OutputError(refusal(folder, ""))
 
 
 def holder() -> str:
@@ -131,7 +134,8 @@ def forget_lock(folder: str) -> None:
     place = place_of(folder)
     with suppress(OSError):
         if set(os.listdir(place)) <= {_LOCK, _GATE}:
-            for name in (_GATE, _LOCK):
+            # The lock goes first: who still finds it there made no gate that would stay.
+            for name in (_LOCK, _GATE):
                 with suppress(FileNotFoundError):
                     os.remove(os.path.join(place, name))
             os.rmdir(place)
