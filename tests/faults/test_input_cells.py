@@ -3,15 +3,17 @@
 With the faulty subject in quarantine, the rest is bit for bit what it is without that subject.
 """
 
+import ctypes
 import gzip
 import os
 import re
 import struct
-import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dask
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -24,7 +26,8 @@ from daskglm.errors import DaskGLMError, ImageError, StoreError
 from daskglm.models.group import group_analysis
 
 FAULTY = 4
-NOBODY = 65534
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1 << 1, 1 << 2
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
 UNDISTURBED: dict[str, bytes] = {}
 
 
@@ -149,28 +152,28 @@ def of_others(cohort, folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def place(request, undisturbed) -> Iterator[Path]:
-    """A folder; where a permission is tested that of an ordinary user, who this process becomes: root reads all.
-
-    All modules are imported before that, by the undisturbed run: such a user may not reach them.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        if os.geteuid() != 0 or "permission" not in request.node.name:
-            yield Path(folder)
-            return
-        os.chown(folder, NOBODY, NOBODY)
-        os.seteuid(NOBODY)
-        try:
-            yield Path(folder)
-        finally:
-            os.seteuid(0)
+def faulty(request, cohort):
+    """The cohort, of which a test spoils the fifth; for that of a permission root gives up its power to read all."""
+    if os.geteuid() != 0 or "permission" not in request.node.name:
+        yield cohort
+        return
+    effective, *others = before = capabilities()
+    capabilities([effective & ~(CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH), *others])
+    try:
+        # Capabilities are those of a thread and of the threads that it starts.
+        with ThreadPoolExecutor(2) as pool, dask.config.set(pool=pool):
+            yield cohort
+    finally:
+        capabilities(before)
 
 
-@pytest.fixture
-def faulty(cohort, place: Path):
-    """Twelve subjects in that folder; a test spoils the fifth."""
-    (place / "maps").mkdir()
-    return type(cohort)(place / "maps", 12)
+def capabilities(wanted: list[int] | None = None) -> list[int]:
+    """Those of this thread, set before: effective, permitted, inheritable, of 0 to 31 and again from 32 on."""
+    header, words = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)(*wanted or ())
+    libc = ctypes.CDLL(None, use_errno=True)
+    if (libc.capset if wanted else libc.capget)(header, words) != 0:
+        raise OSError(ctypes.get_errno(), "capabilities")
+    return list(words)
 
 
 def analysed(store: Path, output: Path) -> dict[str, bytes]:
@@ -188,10 +191,10 @@ def assert_no_leftovers(place: Path) -> None:
 
 @pytest.mark.parametrize("masked", [True, False], ids=["mask given", "mask found"])
 @pytest.mark.parametrize(("change", "reason"), CELLS)
-def test_stop(faulty, place, change, reason, masked):
+def test_stop(faulty, tmp_path, change, reason, masked):
     change(Path(faulty.paths[FAULTY]))
     mask = faulty.mask_img if masked else None
-    store, output = str(place / "all.zarr"), place / "out"
+    store, output = str(tmp_path / "all.zarr"), tmp_path / "out"
     with pytest.raises(ImageError, match=rf"sub-05_stat-effect_statmap\.nii\.gz[\s\S]*({reason})"):
         daskglm.convert(faulty.paths, store, participants=faulty.table, mask=mask)
     with pytest.raises(StoreError, match=r"was not finished|no Zarr store"):
@@ -199,14 +202,14 @@ def test_stop(faulty, place, change, reason, masked):
     with pytest.raises(ImageError, match=rf"sub-05_stat-effect_statmap\.nii\.gz[\s\S]*({reason})"):
         group_analysis(faulty.paths, str(output), "~ age", {"age": "age"}, participants=faulty.table, mask=mask)
     assert [name for name in os.listdir(output) if not name.startswith(".")] == []
-    assert_no_leftovers(place)
+    assert_no_leftovers(tmp_path)
 
 
 @pytest.mark.parametrize("masked", [True, False], ids=["mask given", "mask found"])
 @pytest.mark.parametrize(("change", "reason"), CELLS)
-def test_quarantine(faulty, place, undisturbed, change, reason, masked):
+def test_quarantine(faulty, tmp_path, undisturbed, change, reason, masked):
     change(Path(faulty.paths[FAULTY]))
-    store = place / "all.zarr"
+    store = tmp_path / "all.zarr"
     result = daskglm.convert(
         faulty.paths, str(store), participants=faulty.table, mask=faulty.mask_img if masked else None,
         on_error="quarantine",
@@ -218,8 +221,8 @@ def test_quarantine(faulty, place, undisturbed, change, reason, masked):
     pattern = rf"sub-05_stat-effect_statmap\.nii\.gz[\s\S]*({reason})"
     for text in (result.quarantined["sub-05"], listed[0]["reason"]):
         assert re.search(pattern, text), text
-    assert analysed(store, place / "out") == undisturbed
-    assert_no_leftovers(place)
+    assert analysed(store, tmp_path / "out") == undisturbed
+    assert_no_leftovers(tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["gz bit flip", "affine mismatch", "constant", "header bomb"])
