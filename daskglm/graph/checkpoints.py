@@ -25,7 +25,7 @@ from daskglm.kernels.moments import Array
 # A pass over fewer bytes takes seconds: it is done again.
 _WORTH_BYTES = 2**30
 # A unit reads at least so many times the bytes that it writes, where no value is missing.
-_READ_TO_WRITTEN = 40
+_READ_TO_WRITTEN = 80
 _MOST_UNITS = 1024
 # A task loads so many units, as a power of two, and adds them.
 _LOAD_LEVELS = 3
@@ -69,7 +69,7 @@ def units_of(data: da.Array, rank: int) -> Units | None:
     -------
     Units or None
         None where there is little to read, or it would be one unit. A unit has so many samples that the 8 (r + 3)
-        bytes that it writes of a voxel are at most a fortieth of those it reads, and there are at most 1024.
+        bytes that it writes of a voxel are at most an eightieth of those it reads, and there are at most 1024.
     """
     if data.nbytes <= _WORTH_BYTES:
         return None
@@ -171,7 +171,8 @@ def _finish(tasks: Sequence[Any], total: int, n_jobs: int | None, progress: str 
     try:
         with explained(tasks, client), silent if progress is None else shown(progress, n_images, before) as tell:
             for future in futures:
-                future.result()
+                if future.status != "finished":  # the receipt says no more: it need not be asked for
+                    future.result()
                 future.release()
                 done += 1
                 tell(round(worth * done, 6))

@@ -1,6 +1,5 @@
 """NIfTI files, read to their end and checked on the way."""
 
-import gzip
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -275,7 +274,7 @@ def write_image(image: Any, path: str) -> None:
     """
     data = image.to_bytes()
     # No time in the header: equal images make equal files.
-    files.write_bytes(path, gzip.compress(data, 1, mtime=0) if path.endswith(".gz") else data)
+    files.write_bytes(path, _zlib.compress(data, 1, wbits=_GZIP_WRAPPER) if path.endswith(".gz") else data)
 
 
 def _size(file: BinaryIO) -> int:

@@ -10,6 +10,8 @@ Array = NDArray[np.float64]
 # A slab of the data is converted to float64, centred and multiplied while it is in the processor's cache.
 _SLAB_VALUES = 2**16
 _ADD_TOGETHER = 4096
+# A product with so few regressors is faster one by one: BLAS takes as long for two of them as for eight.
+_ONE_BY_ONE = 4
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ def block_moments(
     products = design[:, rows] * design[:, columns]
     voxel_weights = None if weights is None or weights.ndim == 1 else weights
     sample_weights = weights if weights is not None and weights.ndim == 1 else np.ones(n_samples)
-    cross = np.empty((design.shape[1], n_voxels))
+    regressors, cross = np.ascontiguousarray(design.T), np.empty((design.shape[1], n_voxels))
     power, reference = np.empty(n_voxels), np.zeros(n_voxels)
     count = np.full(n_voxels, np.count_nonzero(sample_weights), dtype=np.int64)
     # A sum is not finite where a value is not; one that overflows is taken for one, which is harmless.
@@ -284,8 +286,7 @@ def block_moments(
             reference[part] = means
             slab -= reference[part]
         weighted = slab if weights is None and last == first else slab_weights * slab
-        # Of a wide slab and few regressors this is the faster order.
-        cross[:, part] = (weighted.T @ design).T
+        _multiply(regressors, weighted, cross[:, part])
         power[part] = np.einsum("ij,ij->j", weighted, slab)
     return Moments(
         gram=sample_weights @ products,
@@ -298,6 +299,15 @@ def block_moments(
         n_samples=n_samples,
         constant=constant,
     )
+
+
+def _multiply(regressors: Array, slab: Array, cross: Array) -> None:
+    """Products (r, v) of regressors (r, n) and a slab (n, v), into `cross`."""
+    if len(regressors) > _ONE_BY_ONE:
+        cross[:] = (slab.T @ regressors.T).T  # of a wide slab this is the faster order
+        return
+    for regressor, sums in zip(regressors, cross, strict=True):
+        np.dot(regressor, slab, out=sums)
 
 
 def _weights_of_slab(slab: Array, weights: Array) -> Array:
