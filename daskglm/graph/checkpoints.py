@@ -28,7 +28,7 @@ _WORTH_BYTES = 2**30
 _READ_TO_WRITTEN = 80
 _MOST_UNITS = 1024
 # A task loads so many units, as a power of two, and adds them.
-_LOAD_LEVELS = 3
+_LOAD_LEVELS = 5
 
 
 @dataclass(frozen=True)
