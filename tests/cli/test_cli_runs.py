@@ -28,7 +28,7 @@ from daskglm.models.cohort_output import count_complete
 from daskglm.schema.space import VolumeSpace
 
 # Chunks of the store are read in blocks of 256 x 32,768: two blocks are a unit.
-N_SAMPLES, GRID, UNITS = 6000, (40, 40, 32), 24
+N_SAMPLES, GRID, UNITS = 6000, (40, 40, 32), 12
 MODEL = ("--formula", "~ age", "--contrast", "age")
 
 
@@ -163,7 +163,7 @@ def test_a_killed_group_analysis_is_gone_on_with(store, undisturbed, tmp_path, m
     status, text = run("resume", output)
     assert status == 0, text
     assert len(calls) == UNITS - before
-    assert len(blocks) == 2 * (UNITS - before)
+    assert len(blocks) == 4 * (UNITS - before)
     assert images_of(output) == undisturbed
     assert leftovers(output) == units_on_disk(output) == []
     status, text = run("resume", output)
