@@ -101,7 +101,8 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
     n_samples : int
         How many are to come.
     columns : mapping of str to (n_samples,) array
-        Per-sample columns they will bring, float64, int64 or text; created where the store is still empty.
+        Per-sample columns they will bring, float64, int64 or text. While the store has no sample, columns that were
+        made for others, who never came, are made anew.
 
     Returns
     -------
@@ -118,8 +119,8 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
     stored = {name for name, array in group.arrays() if array.ndim == 1} - set(LABELS)
     kinds = {name: "numbers" if np.asarray(x).dtype.kind in "fiu" else "text" for name, x in columns.items()}
     before = {name: "numbers" if array_of(group, name).dtype.kind in "fiu" else "text" for name in stored}
-    if stored and before != kinds:
-        changed = sorted(name for name in before.keys() | kinds if before.get(name) != kinds.get(name))
+    changed = sorted(name for name in before.keys() | kinds if before.get(name) != kinds.get(name))
+    if changed and (names != "").any():
         raise StoreError(
             f"samples of one store have the same columns of the same kind, but {listing(changed)} in {path} are "
             f"{listing(str(before.get(name, 'absent')) for name in changed)} and now "
@@ -127,8 +128,10 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
         )
     free = np.flatnonzero(names == "")[:n_samples]
     rows = np.concatenate([free, np.arange(names.size, names.size + n_samples - free.size)]).astype(np.int64)
+    for name in stored.intersection(changed):
+        del group[name]
     for name, values in columns.items():
-        if name not in stored:
+        if name not in stored or name in changed:
             _create(group, name, values.dtype if values.dtype.kind in "fi" else np.dtypes.StringDType())
     size = max(names.size, int(rows[-1]) + 1 if rows.size else 0)
     _resize(group, size)

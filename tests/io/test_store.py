@@ -1,5 +1,6 @@
 """Cohort stores: complete for a subject, or silent about it."""
 
+import errno
 import json
 import os
 import shutil
@@ -163,6 +164,32 @@ def test_quarantine(cohort, tmp_path, small_chunks):
     daskglm.convert(cohort.paths, path, mask=cohort.mask_img, on_error="quarantine")
     assert daskglm.open_images(path).sizes["sample"] == 12
     assert not (tmp_path / "cohort_quarantined.tsv").exists()
+
+
+@pytest.mark.parametrize("n_arrays", range(8))
+def test_a_disk_that_was_full_before_the_first_sample_leaves_nothing_that_hinders(
+    cohort, tmp_path, monkeypatch, n_arrays
+):
+    path = str(tmp_path / "cohort.zarr")
+    create, made = store_writing._create, []
+
+    def fill_the_disk(group, name, *more):
+        if len(made) == n_arrays:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        made.append(name)
+        create(group, name, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_writing, "_create", fill_the_disk)
+        with pytest.raises(OutputError, match="No space left on device"):
+            daskglm.convert(cohort.paths, path, mask=cohort.mask_img, participants=cohort.table)
+    # Nobody came: with other columns, too.
+    table = cohort.table.rename(columns={"sex": "arm"}).assign(age=[*"abcdefghijkl"])
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img, participants=table)
+    images = daskglm.open_images(path)
+    assert np.array_equal(images["data"].values, cohort.vectors.astype(np.float32))
+    assert [str(value) for value in images["age"].values] == [*"abcdefghijkl"]
+    assert ("arm" in images, "sex" in images) == (True, False)
 
 
 def test_what_does_not_belong_is_refused(cohort, tmp_path):
