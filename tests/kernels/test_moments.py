@@ -11,9 +11,9 @@ from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.moments import Moments, block_moments, gram_at, pack, rebase, unpack
 
 
-def problem(seed: int, missing: float, mean: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def problem(seed: int, missing: float, mean: float = 0.0, rank: int = 4) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    design = np.column_stack([np.ones(23), rng.standard_normal((23, 3))])
+    design = np.column_stack([np.ones(23), rng.standard_normal((23, rank - 1))])
     data = mean + rng.standard_normal((23, 17))
     data[rng.random(data.shape) < missing] = np.nan
     return design, data
@@ -50,12 +50,13 @@ def summed(design, data, constant, weights, cuts) -> Moments:
     kind=st.sampled_from(["none", "sample", "voxel"]),
     centred=st.booleans(),
     cuts=st.lists(st.integers(1, 22), max_size=6),
+    rank=st.integers(1, 7),
 )
-def test_any_blocks_give_the_sums(seed, missing, kind, centred, cuts):
-    design, data = problem(seed, missing, mean=5.0)
+def test_any_blocks_give_the_sums(seed, missing, kind, centred, cuts, rank):
+    design, data = problem(seed, missing, 5.0, rank)
     rng = np.random.default_rng(seed + 1)
     weights = {"none": None, "sample": rng.random(23), "voxel": rng.random(data.shape)}[kind]
-    constant = np.array([1.0, 0, 0, 0]) if centred else None
+    constant = np.eye(rank)[0] if centred else None
     moments = rebase(summed(design, data, constant, weights, cuts), np.zeros(data.shape[1]))
     full = np.broadcast_to(1.0 if weights is None else weights.reshape(23, -1), data.shape)
     gram, cross, power = written_out(design, data, full)
