@@ -39,9 +39,27 @@ def run(*arguments):
     return done.exit_code, done.output
 
 
+# The command, but each unit takes longer: long enough to be stopped in between on a busy machine, too.
+SLOWLY = """
+import importlib, sys, time
+from daskglm.cli.main import main
+
+def prolong(module, name):
+    module = importlib.import_module(module)
+    done = getattr(module, name)
+    setattr(module, name, lambda *given, **named: (done(*given, **named), time.sleep(0.4))[0])
+
+prolong("daskglm.graph.checkpoints", "save_checkpoint")
+prolong("daskglm.graph.convert", "write_samples")
+prolong("daskglm.inference.permutation", "save_unit")
+prolong("daskglm.models.cohort_runs", "_fit")
+main(sys.argv[1:])
+"""
+
+
 def start(folder, *arguments):
     """A process of its own in a working folder."""
-    command = [sys.executable, "-m", "daskglm.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-c", SLOWLY, *map(str, arguments)]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
