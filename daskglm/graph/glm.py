@@ -158,9 +158,7 @@ def contrast_maps(fit: Fit, basis: Basis, contrasts: Mapping[str, tuple[Array, s
     dict of str to ContrastMaps
     """
     return {
-        name: t_contrast(fit, (weights @ basis.to_basis)[0])
-        if kind == "t"
-        else f_contrast(fit, weights @ basis.to_basis)
+        name: t_contrast(fit, (weights @ basis.to_basis)[0]) if kind == "t" else f_contrast(fit, weights, basis)
         for name, (weights, kind) in contrasts.items()
     }
 

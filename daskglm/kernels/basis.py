@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+# Rows of a contrast that differ by less than this fraction of their weights say the same.
+_DEPENDENT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,15 @@ class Basis:
         ``V diag(1 / s)`` of the singular value decomposition X = U diag(s) V'.
     row_space : (p, r) float64
         V: an orthonormal basis of the row space; a contrast is estimable if and only if it lies in it.
+    from_basis : (r, p) float64
+        Q'X, the regressors in the basis: ``diag(s) V'``.
     constant : (r,) float64 or None
         The coefficients of the all-one vector in the basis; None where it is not in the span of X.
     """
 
     to_basis: Array
     row_space: Array
+    from_basis: Array
     constant: Array | None
 
     @property
@@ -60,13 +65,15 @@ def orthonormal_basis(design: Array) -> Basis:
         left, singular, right = np.linalg.svd(design, full_matrices=False)
         row_space = np.ascontiguousarray(right[:rank].T)
         to_basis = row_space / singular[:rank]
+        from_basis = singular[:rank, None] * right[:rank]
     else:
         row_space = np.eye(design.shape[1])
         to_basis = right.T / singular / scale[:, None]
+        from_basis = singular[:, None] * right * scale
     basis = left[:, :rank]
     constant = basis.T @ np.ones(design.shape[0])
     spanned = np.abs(basis @ constant - 1.0).max(initial=0.0) < 1e-8
-    return Basis(to_basis, row_space, constant if spanned else None)
+    return Basis(to_basis, row_space, from_basis, constant if spanned else None)
 
 
 def is_estimable(contrast: Array, basis: Basis) -> bool:
@@ -86,6 +93,76 @@ def is_estimable(contrast: Array, basis: Basis) -> bool:
     """
     outside = contrast - contrast @ basis.row_space @ basis.row_space.T
     return bool(np.all(np.abs(outside).max(axis=1) <= 1e-8 * np.abs(contrast).max(axis=1)))
+
+
+def null_space(contrast: Array) -> Array:
+    """Find the coefficients that a contrast does not see.
+
+    Parameters
+    ----------
+    contrast : (q, p) float64
+        C; rows may be linearly dependent.
+
+    Returns
+    -------
+    (p, p - k) float64
+        K of full column rank k with C K = 0, k the rank of C: ``X @ K`` is the model without what C tests. By
+        elimination with complete pivoting, of rows and columns of unit size: it follows the units of the regressors,
+        and regressors without weight are columns of their own.
+
+    Examples
+    --------
+    >>> null_space(np.array([[1.0, -1.0, 0.0]]))
+    array([[1., 0.],
+           [1., 0.],
+           [0., 1.]])
+    """
+    largest = np.abs(contrast).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    rows = contrast / unit
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    rows /= np.where(largest > 0, largest, 1.0)
+    pivots: list[int] = []
+    for step in range(min(rows.shape)):
+        row, column = divmod(int(np.abs(rows[step:]).argmax()), rows.shape[1])
+        if abs(rows[step + row, column]) < _DEPENDENT:
+            break
+        rows[[step, step + row]] = rows[[step + row, step]]
+        rows[step] /= rows[step, column]
+        others = np.arange(len(rows)) != step
+        rows[others] -= np.outer(rows[others, column], rows[step])
+        pivots.append(column)
+    free = np.setdiff1d(np.arange(rows.shape[1]), pivots)
+    kernel = np.zeros((rows.shape[1], free.size))
+    kernel[free, np.arange(free.size)] = unit[free]
+    kernel[pivots] = -rows[: len(pivots), free] * unit[free]
+    return kernel / unit[:, None]
+
+
+def split_directions(contrast: Array, basis: Basis) -> tuple[Array, Array]:
+    """Split the directions of a basis into what a contrast tests and the model without it.
+
+    Parameters
+    ----------
+    contrast : (q, p) float64
+        C, estimable; rows may be linearly dependent.
+    basis : Basis
+        Basis of the design, of rank r.
+
+    Returns
+    -------
+    tested : (k, r) float64
+        Orthonormal rows that span those of ``C @ to_basis``, k the rank of C.
+    others : (r - k, r) float64
+        Orthonormal rows that span ``X @ null_space(C)``. They are found first, and so the tested ones do not lose
+        digits where tested regressors are nearly collinear.
+    """
+    kernel = null_space(contrast)
+    n_others = basis.rank - (contrast.shape[1] - kernel.shape[1])
+    # Each column is scaled by what it is a sum of: one that the design sends to zero stays there.
+    size = np.linalg.norm(basis.from_basis, axis=0) @ np.abs(kernel)
+    left = np.linalg.svd(basis.from_basis @ kernel / np.where(size > 0, size, 1.0))[0]
+    return np.ascontiguousarray(left[:, n_others:].T), np.ascontiguousarray(left[:, :n_others].T)
 
 
 def with_constant(regressors: Array) -> tuple[Array, Array]:

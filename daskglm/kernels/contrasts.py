@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from daskglm.kernels.basis import Basis, split_directions
+from daskglm.kernels.cholesky import factorise, solve_lower
 from daskglm.kernels.distributions import f_p_value, f_z_score, t_p_value, t_z_score
 from daskglm.kernels.moments import Array
 
@@ -129,35 +131,39 @@ def t_contrast(fit: Solution, weights: Array) -> ContrastMaps:
     return ContrastMaps(effect, variance, stat, t_p_value(stat, freedom), t_z_score(stat, freedom))
 
 
-def f_contrast(fit: Solution, weights: Array) -> ContrastMaps:
+def f_contrast(fit: Solution, contrast: Array, basis: Basis) -> ContrastMaps:
     """Test several linear combinations of the coefficients together at every voxel.
 
     Parameters
     ----------
     fit : Solution
         Fit of V voxels in a basis of r columns.
-    weights : (q, r) float64
-        Contrast in that basis, one row a combination; rows may be linearly dependent.
+    contrast : (q, p) float64
+        C, estimable, one row a combination of the p regressors; rows may be linearly dependent.
+    basis : Basis
+        That basis.
 
     Returns
     -------
     ContrastMaps
-        With C = `weights`, e = C theta and A = C (X'WX)^-1 C': F = e' A^-1 e / (rank(A) sigma^2) on rank(A)
-        and n - rank(X) degrees of freedom (nilearn divides by q, the same for independent rows);
-        effect_size = A^-1/2 e. Rank and F are found with A scaled to a unit diagonal: they do not depend on the
-        units of the regressors.
+        With e = C beta and A = C (X'WX)^-1 C': F = e' A^-1 e / (k sigma^2) on k = rank(C) and n - rank(X) degrees of
+        freedom (nilearn divides by q, the same for independent rows); effect_size = A^-1/2 e. Both are found in the
+        orthonormal directions that C tests, whose covariance is well conditioned whatever the units of the
+        regressors and however close they are to each other.
     """
-    effect = _effects(fit, weights)
-    quadratic, whitened = np.empty(effect.shape[1]), np.empty_like(effect)
-    dimension = np.empty(effect.shape[1], dtype=np.intp)
-    for voxels, covariance in fit.covariances(weights):
-        parts = _whiten(effect[:, voxels], covariance)
-        quadratic[voxels], whitened[:, voxels], dimension[voxels] = parts
+    directions, _ = split_directions(contrast, basis)
+    effect = _effects(fit, directions)
+    # C beta = rows (directions theta).
+    rows = contrast @ basis.to_basis @ directions.T
+    quadratic, whitened = np.empty(effect.shape[1]), np.empty((len(rows), effect.shape[1]))
+    for voxels, covariance in fit.covariances(directions):
+        quadratic[voxels], whitened[:, voxels] = _whiten(effect[:, voxels], covariance, rows)
     variance = fit.residual_variance.copy()
-    variance[fit.undetermined(weights)] = np.nan
+    variance[fit.undetermined(directions)] = np.nan
     whitened[:, np.isnan(variance)] = np.nan
     positive = np.where(variance > 0, variance, np.nan)
-    stat = quadratic / np.maximum(dimension, 1) / positive
+    dimension = np.full(quadratic.shape, len(directions))
+    stat = quadratic / len(directions) / positive
     freedom = fit.degrees_of_freedom
     p_value, z_score = f_p_value(stat, dimension, freedom), f_z_score(stat, dimension, freedom)
     return ContrastMaps(whitened, variance, stat, p_value, z_score)
@@ -231,17 +237,16 @@ def _effects(fit: Solution, weights: Array) -> Array:
     return effect
 
 
-def _whiten(effect: Array, covariance: Array) -> tuple[Array, Array, NDArray[np.intp]]:
-    """E' A^-1 e (m,), A^-1/2 e (q, m) and rank(A) (m,), of effects (q, m) and one A or m of them (., q, q)."""
-    diagonal = np.diagonal(covariance, axis1=-2, axis2=-1)
-    scale = np.where(diagonal > 0, 1.0 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
-    values, vectors = np.linalg.eigh(covariance * scale[:, :, None] * scale[:, None, :])
-    kept = values > 1e-10
-    scaled = np.einsum("vji,jv->vi", vectors, effect * scale.T, optimize=True)
-    quadratic = np.sum(np.where(kept, scaled**2 / np.where(kept, values, 1.0), 0.0), axis=1)
-    rank = kept.sum(axis=1)
-    values, vectors = np.linalg.eigh(covariance)
-    largest = np.arange(values.shape[1]) >= values.shape[1] - rank[:, None]
-    reciprocal = np.where(largest, 1.0 / np.sqrt(np.where(largest, values, 1.0)), 0.0)
-    root = (vectors * reciprocal[:, None, :]) @ vectors.transpose(0, 2, 1)
-    return quadratic, np.einsum("vij,jv->iv", root, effect, optimize=True), np.broadcast_to(rank, quadratic.shape)
+def _whiten(effect: Array, covariance: Array, rows: Array) -> tuple[Array, Array]:
+    """E' B^-1 e (m,) of effects (k, m) and one B or m of them (., k, k), and (R B R')^-1/2 R e (q, m) of rows R (q, k).
+
+    Both are lengths and directions of u = L^-1 e with B = L L': R e = M u and R B R' = M M' with M = R L, and so
+    (M M')^-1/2 M is the orthogonal factor of M.
+    """
+    factors = factorise(np.ascontiguousarray(np.moveaxis(covariance, 0, 2)))
+    inverse = solve_lower(factors, np.eye(len(factors))[:, :, None])
+    white = np.einsum("ijv,jv->iv", inverse, effect, optimize=True)
+    # Voxels that do not determine the contrast have no factor, and become NaN later.
+    lower = np.tril(np.moveaxis(np.nan_to_num(factors), 2, 0))
+    left, _, right = np.linalg.svd(rows @ lower, full_matrices=False)
+    return np.sum(white**2, axis=0), np.einsum("vij,jv->iv", left @ right, white, optimize=True)

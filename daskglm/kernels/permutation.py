@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from daskglm.kernels.basis import orthonormal_basis, split_directions
 from daskglm.kernels.moments import Array
 
 SCHEMES = ("freedman-lane", "smith", "dekker", "draper-stoneman", "ter-braak")
@@ -57,14 +58,16 @@ def partition(design: Array, contrast: Array, invariant: Array | None = None) ->
     -------
     Partition
     """
+    basis = orthonormal_basis(design)
+    directions, others = split_directions(contrast, basis)
+    rank = len(directions)
+    if rank == 1:
+        directions = directions * np.sign(contrast[0] @ basis.to_basis @ directions[0])
+    columns = design @ basis.to_basis
+    tested, nuisance = columns @ directions.T, columns @ others.T
     raw = design @ np.linalg.pinv(contrast)
-    _, singular, right = np.linalg.svd(contrast)
-    rank = int(np.sum(singular > singular[0] * max(contrast.shape) * _EPS))
-    nuisance = _orthonormal(design @ right[rank:].T)
     if rank < len(contrast):
-        raw = design @ right[:rank].T
-    residual = raw - nuisance @ (nuisance.T @ raw)
-    tested = residual / np.linalg.norm(residual, axis=0) if rank == 1 else _orthonormal(residual)
+        raw = design @ np.linalg.svd(contrast)[2][:rank].T
     moving = nuisance
     if invariant is not None and nuisance.shape[1] and invariant.shape[1]:
         _, cosines, directions = np.linalg.svd(invariant.T @ nuisance)
@@ -276,12 +279,3 @@ def _left(nuisance: NDArray[np.floating]) -> NDArray[np.floating]:
     left = np.einsum("bkw,bkw->bw", nuisance, nuisance)
     np.subtract(1, left, out=left)
     return np.maximum(left, np.finfo(left.dtype).eps, out=left)
-
-
-def _orthonormal(columns: Array) -> Array:
-    """An orthonormal basis of columns (n, m)."""
-    if not columns.shape[1]:
-        return columns
-    length = np.linalg.norm(columns, axis=0)
-    left, singular, _ = np.linalg.svd(columns / np.where(length > 0, length, 1.0), full_matrices=False)
-    return left[:, singular > singular.max(initial=0.0) * max(columns.shape) * _EPS]

@@ -212,6 +212,7 @@ def label_fit(
             "solution": ("block", solution),
             "to_basis": (("regressor", "basis"), basis.to_basis),
             "row_space": (("regressor", "basis"), basis.row_space),
+            "from_basis": (("basis", "regressor"), basis.from_basis),
         },
         coords={"regressor": np.array(columns, dtype=object), "voxel": ("voxel", np.asarray(voxel))},
         attrs={
@@ -249,7 +250,7 @@ def compute_contrasts(
     ContrastError
         Where a contrast is unknown, null or not estimable; it is named.
     """
-    basis = Basis(fit["to_basis"].values, fit["row_space"].values, None)
+    basis = basis_of(fit)
     columns = [str(name) for name in fit["regressor"].values]
     kinds = stat_type if isinstance(stat_type, Mapping) else dict.fromkeys(contrasts, stat_type)
     weights = {
@@ -277,6 +278,22 @@ def compute_contrasts(
         },
         attrs={"space": fit.attrs["space"]},
     )
+
+
+def basis_of(fit: xr.Dataset) -> Basis:
+    """Basis of the design of a fit, as contrasts need it.
+
+    Parameters
+    ----------
+    fit : xarray.Dataset
+        From :func:`fit_glm`.
+
+    Returns
+    -------
+    Basis
+        Without the coefficients of the constant, which the solution has.
+    """
+    return Basis(fit["to_basis"].values, fit["row_space"].values, fit["from_basis"].values, None)
 
 
 def check_any_fitted(fit: xr.Dataset, of_what: str = "") -> None:

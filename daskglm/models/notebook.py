@@ -13,7 +13,8 @@ import xarray as xr
 from daskglm.errors import listing
 from daskglm.graph.compute import dashboard_link
 from daskglm.io.provenance import redact
-from daskglm.kernels.basis import Basis, is_estimable
+from daskglm.kernels.basis import is_estimable
+from daskglm.models.functional import basis_of
 from daskglm.schema.space import VolumeSpace
 
 Facts = Sequence[tuple[str, str]]
@@ -156,7 +157,7 @@ def contrasts_text(fit: xr.Dataset) -> str:
     A regressor can be asked for alone where the design determines it.
     """
     columns = [str(name) for name in fit["regressor"].values]
-    basis = Basis(fit["to_basis"].values, fit["row_space"].values, None)
+    basis = basis_of(fit)
     alone = [is_estimable(row[None], basis) for row in np.eye(len(columns))]
     known = [name for name, estimable in zip(columns, alone, strict=True) if estimable]
     refused = [name for name, estimable in zip(columns, alone, strict=True) if not estimable]

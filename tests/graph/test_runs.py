@@ -117,7 +117,7 @@ def test_ar2_in_clusters_equals_nilearn(samples, voxels):
     found = {}
     for name, contrast in CONTRASTS.items():
         test = (lambda fit, c=contrast: t_contrast(fit, c @ basis.to_basis)) if name == "t" else (
-            lambda fit, c=contrast: f_contrast(fit, c @ basis.to_basis)
+            lambda fit, c=contrast: f_contrast(fit, c, basis)
         )  # fmt: skip
         maps = [test(fit) for fit in fits]
         found[name] = {k: np.concatenate([getattr(m, k) for m in maps], axis=-1) for k in OUTPUT_TYPES}

@@ -250,3 +250,17 @@ def test_sign_flips_of_a_mean_with_gaps_equal_refits():
     share, freedom, _ = observe(values, test)
     expected = stats.ttest_1samp(values, 0, nan_policy="omit").statistic
     np.testing.assert_allclose(statistics(share, 1, freedom, True), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-18])
+def test_a_joint_hypothesis_has_the_same_dimension_in_any_unit(unit):
+    """(a + b, a - b) with b in another unit: two regressors, orthogonal to the others of the design."""
+    rng = np.random.default_rng(30)
+    design = np.column_stack([rng.standard_normal((30, 2)), np.ones(30), rng.normal(1e6, 1e3, 30)])
+    whole = partition(design, np.eye(4)[:2])
+    design[:, 1] /= unit
+    parts = partition(design, np.array([[1, unit, 0, 0], [1, -unit, 0, 0]]))
+    assert parts.tested.shape == (30, 2)
+    np.testing.assert_allclose(parts.tested @ parts.tested.T, whole.tested @ whole.tested.T, atol=1e-9)
+    np.testing.assert_allclose(parts.nuisance @ (parts.nuisance.T @ design[:, 2:]), design[:, 2:], rtol=1e-9)
+    np.testing.assert_allclose(parts.nuisance.T @ parts.tested, 0, atol=1e-12)

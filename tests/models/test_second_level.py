@@ -19,6 +19,7 @@ import daskglm
 from daskglm import SecondLevelModel
 from daskglm.errors import ContrastError, ImageError
 from daskglm.io import nifti
+from daskglm.schema.space import VolumeSpace
 
 OUTPUTS = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
 
@@ -421,3 +422,24 @@ def test_coverage_of_a_round_fraction():
     from daskglm.graph.glm import fewest
 
     assert [fewest(0.55, 100), fewest(0.5, 5), fewest(0.0, 9), fewest(1.0, 9), fewest(0.07, 100)] == [55, 3, 1, 9, 7]
+
+
+@pytest.mark.parametrize("noise_model", ["ols", "ar1"])
+def test_f_of_a_raw_cubic_of_the_year_is_that_of_a_centred_one(noise_model):
+    """Group, first level and permutation test the same three dimensions; the centred design is well conditioned."""
+    rng = np.random.default_rng(31)
+    year = np.repeat(np.arange(2005.0, 2016), 5)
+    values = rng.standard_normal((year.size, 4)) + 0.1 * (year[:, None] - 2010) ** 2
+    images = xr.Dataset(
+        {"data": (("sample", "voxel"), values)},
+        coords={"sample": [f"sub-{k:02}" for k in range(year.size)], "voxel": range(4)},
+        attrs={"space": VolumeSpace.from_image(nib.Nifti1Image(np.ones((4, 1, 1)), np.eye(4))).attributes()},
+    )
+    raw = pd.DataFrame({"linear": year, "square": year**2, "cube": year**3, "intercept": 1.0})
+    centred = raw.assign(linear=year - 2010, square=(year - 2010) ** 2, cube=(year - 2010) ** 3)
+    fits = [daskglm.fit_glm(images.chunk(sample=11), design, noise_model=noise_model) for design in (raw, centred)]
+    found, expected = (daskglm.compute_contrasts(fit, {"year": "linear, square, cube"}).stat.values for fit in fits)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    if noise_model == "ols":
+        by_hand = [sm.OLS(voxel, centred).fit().f_test(np.eye(4)[:3]).fvalue for voxel in values.T]
+        np.testing.assert_allclose(found[0], by_hand, rtol=1e-5)
