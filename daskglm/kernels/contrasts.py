@@ -169,44 +169,34 @@ def f_contrast(fit: Solution, contrast: Array, basis: Basis) -> ContrastMaps:
     return ContrastMaps(whitened, variance, stat, p_value, z_score)
 
 
-def fixed_effects(
-    effects: Array, variances: Array, freedom: Array, dimension: int | None = None, precision_weighted: bool = False
-) -> ContrastMaps:
-    """Combine a contrast over runs, each voxel over the runs that have it.
+def estimates(fit: Solution, weights: Array) -> tuple[Array, Array]:
+    """Linear combinations of the coefficients and their covariance at every voxel.
 
     Parameters
     ----------
-    effects : (k, q, V) float64
-        Effects of k runs, as of :func:`t_contrast` or :func:`f_contrast`.
-    variances : (k, V) float64
-        Their variances; NaN where a run does not have a voxel.
-    freedom : (k, V) float64
-        Degrees of freedom; they add up.
-    dimension : int or None
-        Rank of an F contrast; None for t.
-    precision_weighted : bool
-        Weigh runs by 1 / variance: effect = sum(e / v) / sum(1 / v), variance = 1 / sum(1 / v). Otherwise the
-        runs weigh equally, as in nilearn: effect = sum(e) / k, variance = sum(v) / k^2.
+    fit : Solution
+        Fit of V voxels in a basis of r columns.
+    weights : (q, r) float64
+        Contrast in the basis, of independent rows.
 
     Returns
     -------
-    ContrastMaps
-        For F the whitened effects are combined, nilearn's approximation.
+    effects : (q, V) float64
+        C theta, in image units.
+    factors : (q, q, V) float64
+        Lower triangular L with L L' = sigma^2 C (X'WX)^-1 C'; NaN where a voxel does not determine the contrast.
     """
-    seen = np.isfinite(variances) & (variances > 0)
-    safe = np.where(seen, variances, 1.0)
-    weights = np.where(seen, 1.0 / safe if precision_weighted else 1.0, 0.0)
-    total = weights.sum(axis=0)
-    total[total == 0] = np.nan
-    effect = np.einsum("kv,kqv->qv", weights, np.where(seen[:, None], effects, 0.0)) / total
-    variance = np.sum(weights**2 * np.where(seen, safe, 0.0), axis=0) / total**2
-    degrees = np.where(seen, freedom, 0.0).sum(axis=0)
-    if dimension is None:
-        stat = effect[0] / np.sqrt(variance)
-        return ContrastMaps(effect, variance, stat, t_p_value(stat, degrees), t_z_score(stat, degrees))
-    stat = np.sum(effect**2, axis=0) / dimension / variance
-    rows = np.full(stat.shape, dimension)
-    return ContrastMaps(effect, variance, stat, f_p_value(stat, rows, degrees), f_z_score(stat, rows, degrees))
+    # Directions of the contrast: their covariance is well conditioned whatever the units of the regressors.
+    directions, triangle = np.linalg.qr(weights.T)
+    effects = triangle.T @ _effects(fit, directions.T)
+    factors = np.full((len(weights), len(weights), fit.count.size), np.nan)
+    for voxels, covariance in fit.covariances(directions.T):
+        lower = factorise(np.ascontiguousarray(np.moveaxis(covariance, 0, 2)))
+        lower[np.triu_indices(len(lower), 1)] = 0.0
+        factors[:, :, voxels] = np.tensordot(triangle.T, lower, 1)
+    positive = np.where(fit.residual_variance > 0, fit.residual_variance, np.nan)
+    positive[fit.undetermined(weights)] = np.nan
+    return effects, factors * np.sqrt(positive)
 
 
 def coefficients(fit: Solution, to_basis: Array) -> Array:

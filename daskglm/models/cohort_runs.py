@@ -25,9 +25,10 @@ from daskglm.io.cache import file_states
 from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_values
 from daskglm.io.receipts import read_receipt, remove_unit, write_unit
-from daskglm.kernels.contrasts import ContrastMaps, fixed_effects
+from daskglm.kernels.contrasts import ContrastMaps
+from daskglm.kernels.fixed_effects import fixed_effects, joint_f
 from daskglm.models.cohort_units import Plan, Receipt, common_name, map_path, run_receipt, subject_receipt
-from daskglm.models.fixed_effects import contrast_over_runs
+from daskglm.models.fixed_effects import contrast_over_runs, run_estimates
 from daskglm.models.functional import OUTPUT_TYPES, map_image
 from daskglm.models.options import Options, checked, header_image
 from daskglm.models.run_fits import label_run, lazy_solution
@@ -65,10 +66,15 @@ def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
             continue  # it will be in the list of failures
         for name in list(missing):
             try:
-                contrast_matrix(plan.contrasts[name], columns, {})
+                n_rows = len(contrast_matrix(plan.contrasts[name], columns, {}))
                 del missing[name]
             except ContrastError as error:
                 missing[name] = missing[name] or error
+                continue
+            if n_rows > 1 and name not in plan.kinds:
+                raise ContrastError(
+                    f"a t contrast has one row, but {name!r} has {n_rows}; give it as --f-contrast (f_contrasts)"
+                )
         if not missing:
             return
     for first in missing.values():
@@ -270,9 +276,10 @@ def _fit(run: Run, plan: Plan) -> tuple[RunDesign, xr.Dataset]:
 def _run_images(name: str, fit: xr.Dataset, plan: Plan, receipt: Receipt) -> dict[str, Any]:
     """File name -> map of each contrast that the run has; what it has and its freedom go into the receipt."""
     images: dict[str, Any] = {}
+    space = VolumeSpace.from_attributes(fit.attrs["space"], fit["voxel"].values)
     for contrast, definition in plan.contrasts.items():
         try:
-            lazy = contrast_over_runs([fit], definition, plan.kinds.get(contrast), compute=compute_here)
+            lazy = contrast_over_runs([fit], definition, plan.kinds.get(contrast, "t"), compute=compute_here)
         except ContrastError as error:
             receipt.warnings.append(f"{name} is left out of contrast {contrast!r}: {error}")
             continue
@@ -280,11 +287,23 @@ def _run_images(name: str, fit: xr.Dataset, plan: Plan, receipt: Receipt) -> dic
         for kind in _RUN_MAPS:
             file = f"{name}_contrast-{plan.labels[contrast]}_stat-{STAT_NAMES[kind]}_statmap.nii.gz"
             images[file] = map_image(lazy, str(lazy["contrast"].values[0]), kind)
+        if contrast in plan.kinds:
+            images |= _joint_images(fit, definition, f"{name}_contrast-{plan.labels[contrast]}", space)
     solution = fit["solution"].values
     receipt.degrees_of_freedom = float(solution[0].degrees_of_freedom[0])
-    space = VolumeSpace.from_attributes(fit.attrs["space"], fit["voxel"].values)
     images[f"{name}_desc-brain_mask.nii.gz"] = space.mask_image()
     return images
+
+
+def _joint_images(fit: xr.Dataset, definition: str, start: str, space: VolumeSpace) -> dict[str, Any]:
+    """File name -> what the joint test of an F contrast over runs needs of a run."""
+    columns = [str(column) for column in fit["regressor"].values]
+    effects, factors = run_estimates(fit, contrast_matrix(definition, columns))
+    return {
+        f"{start}_stat-estimates_statmap.nii.gz": space.to_image(effects, outside=0),
+        # The lower triangles, row by row.
+        f"{start}_stat-cholesky_statmap.nii.gz": space.to_image(factors[np.tril_indices(len(effects))], outside=0),
+    }
 
 
 def _common_space(runs: Sequence[Receipt]) -> VolumeSpace:
@@ -303,11 +322,18 @@ def _common_space(runs: Sequence[Receipt]) -> VolumeSpace:
 def _combined(name: str, contrast: str, runs: Sequence[Receipt], space: VolumeSpace, plan: Plan) -> dict[str, Any]:
     """File name -> map of one contrast over runs."""
     label, kind = plan.labels[contrast], plan.kinds.get(contrast, "t")
-    effects = np.stack([_map_of(item, label, "effect", space) for item in runs])
     variances = np.stack([_map_of(item, label, "variance", space)[0] for item in runs])
     freedom = np.array([item.degrees_of_freedom for item in runs])[:, None] + np.zeros(variances.shape)
-    dimension = None if kind == "t" else effects.shape[1]
-    maps = fixed_effects(effects, variances, freedom, dimension, plan.precision_weighted)
+    if kind == "F":
+        effects = np.stack([_map_of(item, label, "estimates", space) for item in runs])
+        size = effects.shape[1]
+        factors = np.zeros((len(runs), size, size, space.voxels.size))
+        for index, item in enumerate(runs):
+            factors[(index, *np.tril_indices(size))] = _map_of(item, label, "cholesky", space)
+        maps = joint_f(effects, factors, variances, freedom, plan.precision_weighted)
+    else:
+        effects = np.stack([_map_of(item, label, "effect", space) for item in runs])
+        maps = fixed_effects(effects, variances, freedom, precision_weighted=plan.precision_weighted)
     return {
         f"{name}_contrast-{label}_stat-{STAT_NAMES.get(output, kind)}_statmap.nii.gz": space.to_image(
             _one_row(maps, output), outside=1 if output == "p_value" else 0

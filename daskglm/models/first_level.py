@@ -227,20 +227,28 @@ class FirstLevelModel(VoxelwiseModel):
         output_type: str = "z_score",
         *,
         precision_weighted: bool = False,
+        approximate_f: bool = False,
     ) -> Any:
         """Map a contrast, over all runs; no image is read.
 
         Parameters
         ----------
-        contrast_def : str, array, or list with one of them a run
-            An expression of regressors, a vector, or for an F contrast a matrix. A run whose weights are all
-            zero, or that lacks a condition of the contrast, is left out with a warning.
+        contrast_def : str, array, or list with one of them a run, or one for all
+            An expression of regressors, a vector, or for an F contrast an expression with commas or a matrix. A
+            list holds contrasts, as in nilearn: its length is 1 or the number of runs, and only a list of numbers
+            is itself a vector. A run whose weights are all zero, or that lacks a condition of the contrast, is
+            left out with a warning. Weights without names serve runs in which they are of the same regressors.
         stat_type : {"t", "F"}, optional
             By default t for one row, F for several.
         output_type : {"z_score", "stat", "p_value", "effect_size", "effect_variance", "all"}
             Which map.
         precision_weighted : bool
-            Weigh runs by the inverse of their variance; by default they weigh equally, as in nilearn.
+            Weigh runs by the inverse of their variance (F: covariance); by default they weigh equally, as in
+            nilearn.
+        approximate_f : bool
+            F over runs: the mean of the whitened effects, nilearn's approximation, which depends on how the runs
+            differ. By default the joint (Wald) test of the mean over runs, from their covariances; of one row it
+            is the square of t.
 
         Returns
         -------
@@ -253,18 +261,21 @@ class FirstLevelModel(VoxelwiseModel):
             Where the contrast is unknown, null in all runs or not estimable, or the output type unknown.
         """
         wanted = wanted_outputs(output_type)
-        maps = self.contrast_maps(contrast_def, stat_type, precision_weighted=precision_weighted)
+        maps = self.contrast_maps(
+            contrast_def, stat_type, precision_weighted=precision_weighted, approximate_f=approximate_f
+        )
         images = {kind: map_image(maps, str(maps["contrast"].values[0]), kind) for kind in wanted}
         return images if output_type == "all" else images[output_type]
 
     def contrast_maps(
-        self, contrast_def: Any, stat_type: str | None = None, *, precision_weighted: bool = False
-    ) -> xr.Dataset:
+        self, contrast_def: Any, stat_type: str | None = None, *, precision_weighted: bool = False,
+        approximate_f: bool = False,
+    ) -> xr.Dataset:  # fmt: skip
         """Maps of a contrast as a dataset.
 
         Parameters
         ----------
-        contrast_def, stat_type, precision_weighted
+        contrast_def, stat_type, precision_weighted, approximate_f
             As in :meth:`compute_contrast`.
 
         Returns
@@ -280,7 +291,7 @@ class FirstLevelModel(VoxelwiseModel):
         """
         check_is_fitted(self)
         run = partial(compute, n_jobs=self.n_jobs)
-        return contrast_over_runs(self.fits_, contrast_def, stat_type, precision_weighted, run)
+        return contrast_over_runs(self.fits_, contrast_def, stat_type, precision_weighted, run, approximate_f)
 
     @property
     def predicted_(self) -> list[Any]:

@@ -5,10 +5,12 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from daskglm.errors import ContrastError, ImageError, listing
 from daskglm.models.first_level import FirstLevelModel
+from daskglm.models.fixed_effects import check_same_names, run_weights
 from daskglm.models.inputs import Loaded, load_images
 from daskglm.models.options import Options
 from daskglm.schema.datasets import images_dataset
@@ -63,8 +65,34 @@ def subjects_of_models(models: Sequence[FirstLevelModel]) -> Loaded:
     return Loaded(images_dataset(nothing, names, space), known, [])
 
 
+def contrast_key(contrast: Any) -> Any:
+    """A first-level contrast as a key: weights become a tuple, those with names an expression.
+
+    Parameters
+    ----------
+    contrast : str, array, Series or None
+        First-level contrast.
+
+    Returns
+    -------
+    str, tuple or None
+
+    Raises
+    ------
+    ContrastError
+        Where it has several rows.
+    """
+    if contrast is None or isinstance(contrast, (str, tuple)):
+        return contrast
+    if isinstance(contrast, pd.Series) and all(isinstance(name, str) for name in contrast.index):
+        return " + ".join(f"{float(weight)!r} * `{name}`" for name, weight in contrast.items() if weight)
+    if np.ndim(contrast) != 1:
+        raise ContrastError(f"a first-level contrast has one row of weights, but this has shape {np.shape(contrast)}")
+    return tuple(np.asarray(contrast).tolist())
+
+
 def effects_of_models(
-    models: Sequence[FirstLevelModel], contrast: str | None, options: Options, names: Sequence[str]
+    models: Sequence[FirstLevelModel], contrast: Any, options: Options, names: Sequence[str]
 ) -> Loaded:
     """Images of the effect of a contrast in each model.
 
@@ -72,8 +100,8 @@ def effects_of_models(
     ----------
     models : sequence of FirstLevelModel
         Fitted.
-    contrast : str or None
-        First-level contrast.
+    contrast : str, tuple of float or None
+        First-level contrast; weights are of the same regressors in every model.
     options : Options
         Mask and coverage of the second level; voxels that a model does not have are missing in its image.
     names : sequence of str
@@ -93,6 +121,8 @@ def effects_of_models(
             "first-level models have no maps of their own; name first_level_contrast, an expression of their "
             f"regressors {listing(map(str, models[0].design_matrices_[0].columns))}"
         )
+    if not isinstance(contrast, str):
+        _check_same_weights(models, contrast, names)
     images = []
     for model in models:
         effect = model.contrast_maps(contrast)["effect_size"]
@@ -102,3 +132,10 @@ def effects_of_models(
     loaded = load_images(images, options)
     named = loaded.images.assign_coords(sample=("sample", np.array(names, dtype=object)))
     return Loaded(named, True, None)
+
+
+def _check_same_weights(models: Sequence[FirstLevelModel], contrast: Any, names: Sequence[str]) -> None:
+    """Raise where weights by position are of other regressors in one model than in another."""
+    weights = [run_weights(model.fits_, contrast)[0] for model in models]
+    columns = [[str(name) for name in model.design_matrices_[0].columns] for model in models]
+    check_same_names(weights, columns, [f"the model of {name}" for name in names])

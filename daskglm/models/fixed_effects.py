@@ -1,7 +1,7 @@
 """Contrasts over the runs of a subject: fixed effects."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from daskglm.design.contrasts import check_occurs, contrast_matrix
 from daskglm.errors import ContrastError, ImageError, NullRegressorError, listing
 from daskglm.graph.compute import compute
-from daskglm.kernels.contrasts import fixed_effects
+from daskglm.kernels.contrasts import ContrastMaps, estimates
+from daskglm.kernels.fixed_effects import fixed_effects, joint_f
 from daskglm.models.functional import compute_contrasts
 from daskglm.models.options import Options, mask_of
 from daskglm.schema.space import VolumeSpace
@@ -26,6 +27,7 @@ def contrast_over_runs(
     stat_type: str | None = None,
     precision_weighted: bool = False,
     compute: Callable[..., tuple[Any, ...]] = compute,
+    approximate_f: bool = False,
 ) -> xr.Dataset:
     """Maps of a contrast over runs.
 
@@ -33,14 +35,16 @@ def contrast_over_runs(
     ----------
     fits : sequence of xarray.Dataset
         Fit datasets, one a run, of the same voxels.
-    contrast : str, array, or list with one of them a run
+    contrast : str, array, or list with one of them a run, or one for all
         Contrast of the regressors of each run.
     stat_type : {"t", "F"}, optional
         By default t for one row, F for several.
     precision_weighted : bool
-        Weigh runs by the inverse of their variance.
+        Weigh runs by the inverse of their (co)variance.
     compute : callable
         Computes lazy objects.
+    approximate_f : bool
+        Nilearn's mean of the whitened effects of an F contrast, in place of the joint test.
 
     Returns
     -------
@@ -61,26 +65,99 @@ def contrast_over_runs(
             lazy.append(compute_contrasts(fits[k], {name: matrix}, stat_type))
         except ContrastError as error:
             raise ContrastError(f"run {k + 1}: {error}" if len(fits) > 1 else str(error)) from error
-    maps = compute(*lazy)
-    kinds = {str(item["stat_type"].values[0]) for item in maps}
+    if len(lazy) == 1:
+        (maps,) = compute(*lazy)
+        return maps
+    kinds = {str(item["stat_type"].values[0]) for item in lazy}
     if len(kinds) > 1:
         raise ContrastError("a contrast has the same type in every run, but it is t in some and F in others")
-    if len(maps) == 1:
-        return maps[0]
-    rows = {item.sizes["component"] for item in maps}
-    if len(rows) > 1:
-        raise ContrastError(f"a contrast has as many rows in every run, but the runs have {listing(map(str, rows))}")
-    first = maps[0]
-    combined = fixed_effects(
-        np.stack([item["effect_size"].values[0] for item in maps]),
-        np.stack([item["effect_variance"].values[0] for item in maps]),
-        np.stack([np.asarray(fits[k]["degrees_of_freedom"].values) for k in given]),
-        int(np.linalg.matrix_rank(next(iter(given.values())))) if kinds == {"F"} else None,
-        precision_weighted,
-    )
+    ranks = [len(independent_rows(matrix)) for matrix in given.values()]
+    if len({item.sizes["component"] for item in lazy}) > 1 or len(set(ranks)) > 1:
+        raise ContrastError(
+            "a contrast has as many rows in every run, and as many that are independent, but the runs have "
+            f"{listing(str(len(matrix)) for matrix in given.values())} rows, {listing(map(str, ranks))} independent"
+        )
+    if kinds == {"F"} and not approximate_f:
+        combined = _joint_f({k: fits[k] for k in given}, given, precision_weighted)
+    else:
+        maps = compute(*lazy)
+        combined = fixed_effects(
+            np.stack([item["effect_size"].values[0] for item in maps]),
+            np.stack([item["effect_variance"].values[0] for item in maps]),
+            _freedom(fits, given),
+            ranks[0] if kinds == {"F"} else None,
+            precision_weighted,
+        )
     values: dict[str, Any] = {kind: (("contrast", "voxel"), getattr(combined, kind)[None]) for kind in _MAPS}
     effect = (("contrast", "component", "voxel"), combined.effect_size[None])
-    return xr.Dataset({"effect_size": effect, **values}, coords=first.coords, attrs=first.attrs)
+    return xr.Dataset({"effect_size": effect, **values}, coords=lazy[0].coords, attrs=lazy[0].attrs)
+
+
+def _freedom(fits: Sequence[xr.Dataset] | Mapping[int, xr.Dataset], runs: Iterable[int]) -> NDArray[np.float64]:
+    """Degrees of freedom (k, V) of some runs."""
+    return np.stack([np.asarray(fits[k]["degrees_of_freedom"].values) for k in runs])
+
+
+def independent_rows(matrix: NDArray[np.float64]) -> list[int]:
+    """Rows of a contrast that are no combination of those before them.
+
+    Parameters
+    ----------
+    matrix : (q, p) float64
+        Contrast.
+
+    Returns
+    -------
+    list of int
+
+    Examples
+    --------
+    >>> independent_rows(np.array([[1.0, -1, 0], [0, 1, -1], [1, 0, -1]]))
+    [0, 1]
+    """
+    scaled = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    kept: list[int] = []
+    for row in range(len(scaled)):
+        if np.linalg.matrix_rank(scaled[[*kept, row]]) > len(kept):
+            kept.append(row)
+    return kept
+
+
+def run_estimates(fit: xr.Dataset, matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a run contributes to an F contrast over runs.
+
+    Parameters
+    ----------
+    fit : xarray.Dataset
+        Fit dataset of a run, its solution in memory.
+    matrix : (q, p) float64
+        Contrast, estimable.
+
+    Returns
+    -------
+    effects : (m, V) float64
+        The contrast's m independent rows times the coefficients.
+    factors : (m, m, V) float64
+        Lower triangular factors of their covariances.
+    """
+    weights = matrix[independent_rows(matrix)] @ fit["to_basis"].values
+    parts = [estimates(solution, weights) for solution in fit["solution"].values]
+    effects, factors = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
+    return effects, factors
+
+
+def _joint_f(
+    fits: Mapping[int, xr.Dataset], weights: Mapping[int, NDArray[np.float64]], precision_weighted: bool
+) -> ContrastMaps:
+    """The joint test of an F contrast over runs."""
+    parts = [run_estimates(fit, weights[k]) for k, fit in fits.items()]
+    return joint_f(
+        np.stack([effects for effects, _ in parts]),
+        np.stack([factors for _, factors in parts]),
+        np.stack([np.asarray(fit["residual_variance"].values) for fit in fits.values()]),
+        _freedom(fits, fits),
+        precision_weighted,
+    )
 
 
 def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.float64] | None]:
@@ -90,7 +167,7 @@ def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.fl
     ----------
     fits : sequence of xarray.Dataset
         Fit datasets.
-    contrast : str, array, or list with one of them a run
+    contrast : str, array, or list with one of them a run, or one for all
         Contrast.
 
     Returns
@@ -102,15 +179,13 @@ def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.fl
     ContrastError
         Where it is wrong in a run, or leaves all of them out.
     """
-    per_run = contrast if isinstance(contrast, (list, tuple)) and _is_per_run(contrast, len(fits)) else None
-    if per_run is not None and len(per_run) != len(fits):
-        raise ContrastError(f"a list has one contrast a run, but there are {len(per_run)} for {len(fits)} runs")
+    definitions, shared = _by_run(contrast, len(fits))
     weights: list[NDArray[np.float64] | None] = []
     missing: list[ContrastError] = []
-    for index, fit in enumerate(fits):
-        definition = contrast if per_run is None else per_run[index]
-        columns = [str(name) for name in fit["regressor"].values]
-        if not isinstance(definition, str) and not np.any(np.asarray(definition, dtype=object) != 0):
+    names = [[str(name) for name in fit["regressor"].values] for fit in fits]
+    for index, (fit, definition, columns) in enumerate(zip(fits, definitions, names, strict=True)):
+        named = _is_text(definition)
+        if not named and not np.any(np.asarray(definition, dtype=object) != 0):
             weights.append(None)
             warnings.warn(f"the contrast is null in run {index + 1}, which is left out", stacklevel=5)
             continue
@@ -122,9 +197,9 @@ def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.fl
             missing.append(error)
             weights.append(None)
         except ContrastError as error:
-            if per_run is not None:
+            if not shared or (not named and len(fits) > 1):
                 raise ContrastError(f"run {index + 1}: {error}") from error
-            if not isinstance(definition, str) or len(fits) == 1:
+            if len(fits) == 1:
                 raise
             missing.append(error)
             weights.append(None)
@@ -137,7 +212,42 @@ def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.fl
         )
     if all(item is None for item in weights):
         raise ContrastError("the contrast is null in every run; give weights that are not all zero")
+    if shared:
+        check_same_names(weights, names, [f"run {k + 1}" for k in range(len(fits))])
     return weights
+
+
+def check_same_names(
+    weights: Sequence[NDArray[np.float64] | None], columns: Sequence[Sequence[str]], designs: Sequence[str]
+) -> None:
+    """Raise where weights by position are of other regressors in one design than in another.
+
+    Parameters
+    ----------
+    weights : sequence of (q, p) float64 or None
+        One contrast in each design; None where it is left out.
+    columns : sequence of sequence of str
+        Regressors of each design.
+    designs : sequence of str
+        What they are called.
+
+    Raises
+    ------
+    ContrastError
+        Naming the regressors that have weight in two that differ.
+    """
+    first: tuple[str, dict[str, list[float]]] | None = None
+    for matrix, names, design in zip(weights, columns, designs, strict=True):
+        if matrix is None:
+            continue
+        weighted = {names[k]: matrix[:, k].tolist() for k in np.flatnonzero(matrix.any(axis=0)).tolist()}
+        first = first or (design, weighted)
+        if weighted != first[1]:
+            raise ContrastError(
+                f"the same weights belong to the same regressors in every design, but they are of "
+                f"{listing(first[1])} in {first[0]} and of {listing(weighted)} in {design}; give an expression of "
+                "names, a pandas Series with the names as its index, or a list with one contrast a run"
+            )
 
 
 def compute_fixed_effects(
@@ -163,6 +273,11 @@ def compute_fixed_effects(
     Returns
     -------
     effect, variance, stat, z_score : Nifti1Image
+
+    Notes
+    -----
+    Effects of an F contrast (4-D) come whitened and without their covariances, so that their mean is nilearn's
+    approximation; :meth:`FirstLevelModel.compute_contrast` makes the joint test.
 
     Raises
     ------
@@ -192,13 +307,29 @@ def compute_fixed_effects(
     return tuple(space.to_image(np.nan_to_num(values), outside=0) for values in maps)
 
 
-def _is_per_run(contrast: Sequence[Any], n_runs: int) -> bool:
-    """Whether a list holds one contrast a run, not the weights of one."""
-    if all(np.ndim(item) == 0 and not isinstance(item, str) for item in contrast):
-        return False
-    texts = all(isinstance(item, str) for item in contrast)
-    # A list of expressions is an F contrast where there is one run.
-    return not (n_runs == 1 and (texts or len(contrast) > 1))
+def _by_run(contrast: Any, n_runs: int) -> tuple[list[Any], bool]:
+    """The contrast of each run, and whether it is one for all.
+
+    A list holds contrasts: one a run, or one for all runs, whatever their number; only a list of numbers is itself
+    one contrast. So does nilearn.
+    """
+    if not isinstance(contrast, (list, tuple)) or all(np.ndim(x) == 0 and not isinstance(x, str) for x in contrast):
+        return [contrast] * n_runs, True
+    if len(contrast) == 1:
+        return list(contrast) * n_runs, True
+    if len(contrast) != n_runs:
+        raise ContrastError(
+            f"a list has one contrast a run, or one for all runs, but there are {len(contrast)} for "
+            f"{n_runs} run{'s' if n_runs > 1 else ''}; for an F contrast give one expression with commas "
+            "('face, house') or a two-dimensional array"
+        )
+    return list(contrast), False
+
+
+def _is_text(definition: Any) -> bool:
+    """Whether a contrast is an expression, or several of them."""
+    several = isinstance(definition, (list, tuple)) and len(definition) > 0
+    return isinstance(definition, str) or (several and all(isinstance(item, str) for item in definition))
 
 
 def _values(image: Any, space: VolumeSpace) -> NDArray[np.float64]:

@@ -169,7 +169,7 @@ def plan_runs(
             client, task, held = store.client, max(task, store.per_task), store.held
         needs = Needs(held, task, client + 4 * 8 * grid)
         per_map = map_bytes(grid, first.n_voxels)
-        n_maps = len(runs) * (_RUN_MAPS * len(treatment.contrasts) + 1)
+        n_maps = len(runs) * (_RUN_MAPS * len(treatment.contrasts) + 1 + _joint_volumes(treatment))
         n_maps += len(people) * (len(OUTPUT_TYPES) * len(treatment.contrasts) + 1)
         n_rows = -(-len(people) // SAMPLES_PER_CHUNK) * SAMPLES_PER_CHUNK
         written = n_maps * per_map + len(runs) * max(text_bytes(item.n_volumes, item.rank) for item in largest)
@@ -210,6 +210,12 @@ def _largest(runs: Sequence[Run], treatment: Treatment) -> Any:
         yield _Largest(run, header, how, len(design.volumes), basis.rank, lags)
 
 
+def _joint_volumes(treatment: Treatment) -> int:
+    """Volumes of a run that the joint tests of F contrasts need: m effects and the triangle of their covariance."""
+    rows = (str(treatment.contrasts[name]).count(",") + 1 for name in treatment.kinds)
+    return sum(m * (m + 3) // 2 for m in rows)
+
+
 def _run_memory(item: _Largest, treatment: Treatment, n_runs: int) -> int:
     """Most memory of one run's task, or of the task that combines the runs of a subject."""
     n_voxels, grid, order = item.n_voxels, int(np.prod(item.header.shape[:3])), treatment.noise.order
@@ -223,7 +229,7 @@ def _run_memory(item: _Largest, treatment: Treatment, n_runs: int) -> int:
     solution = 8 * (item.rank + 8 + order) * n_voxels * 2
     components = max([2, *(text.count(",") + 1 for text in map(str, treatment.contrasts.values()))])
     maps = 2 * 8 * (components + 4) * n_voxels
-    images = 8 * grid * (_RUN_MAPS * len(treatment.contrasts) + 2)
+    images = 8 * grid * (_RUN_MAPS * len(treatment.contrasts) + 2 + _joint_volumes(treatment))
     epi_mask = 0 if item.run.mask is not None else 12 * 8 * grid + volume
     fitting = max(epi_mask, slab + sums, sums + solution, solution + maps + images)
     combined = 8 * grid * (len(OUTPUT_TYPES) * len(treatment.contrasts) + 6) + 8 * n_voxels * (4 * n_runs + 20) * 2

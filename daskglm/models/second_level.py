@@ -16,7 +16,7 @@ from daskglm.graph.glm import fewest
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
-from daskglm.models.first_level_input import are_models, effects_of_models, subjects_of_models
+from daskglm.models.first_level_input import are_models, contrast_key, effects_of_models, subjects_of_models
 from daskglm.models.functional import check_any_fitted, compute_contrasts, design_of_formula, map_image, match_design
 from daskglm.models.group_fit import images_read, lazy_fit
 from daskglm.models.inputs import Loaded, load_images, load_maps
@@ -374,6 +374,7 @@ class SecondLevelModel(VoxelwiseModel):
     def _fit_of(self, first_level_contrast: str | None) -> xr.Dataset:
         """The fit of one first-level contrast; the only one where none is named."""
         check_is_fitted(self)
+        first_level_contrast = contrast_key(first_level_contrast)
         if self._models is not None and first_level_contrast not in self.fits_:
             effects = effects_of_models(self._models, first_level_contrast, self._options(), self._names)
             self._keep(effects)

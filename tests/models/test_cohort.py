@@ -83,6 +83,29 @@ def test_maps_equal_the_model(dataset, tmp_path):
             np.testing.assert_allclose(z[inside], one.compute_contrast("a - b").get_fdata()[inside], rtol=1e-9)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("definition", ["a, b", "a + b, a - b, a"])
+def test_f_over_runs_equals_the_joint_test_of_the_model(dataset, tmp_path, weighted, definition):
+    options = {"task": "x", "space": "T1w", "subjects": ["01"], "precision_weighted": weighted}
+    result = first_level_analysis(str(dataset), str(tmp_path / "out"), {}, f_contrasts={"any": definition}, **options)
+    found = first_level_from_bids(
+        dataset, "x", "T1w", sub_labels=["01"], mask_img="derivatives", confounds_strategy=None
+    )
+    model, images, events = (item[0] for item in found[:3])
+    model.fit(images, events)
+    inside = model.mask_img_.get_fdata() > 0
+    (receipt,) = result.subjects
+    for stat, kind in (("F", "stat"), ("p", "p_value"), ("z", "z_score")):
+        ours = nib.load(f"{receipt.folder}/{receipt.name}_contrast-any_stat-{stat}_statmap.nii.gz").get_fdata()
+        expected = model.compute_contrast("a, b", output_type=kind, precision_weighted=weighted).get_fdata()
+        np.testing.assert_allclose(ours[inside], expected[inside], rtol=1e-7)
+
+
+def test_several_rows_are_no_t_contrast(dataset, tmp_path):
+    with pytest.raises(ContrastError, match="'any' has 2; give it as --f-contrast"):
+        first_level_analysis(str(dataset), str(tmp_path / "out"), {"any": "a, b"}, task="x", space="T1w")
+
+
 def test_one_failure_does_not_stop_the_others(dataset, tmp_path):
     path = bold_of(dataset, "sub-02", 1)
     whole = path.read_bytes()
