@@ -174,7 +174,8 @@ def permute(
 @click.option(
     "--confounds",
     multiple=True,
-    help="motion, wm_csf, global_signal, compcor, high_pass, scrub, ica_aroma; motion=full, scrub=5, ...",
+    help="motion, wm_csf, global_signal, compcor, high_pass, scrub, ica_aroma; motion=full, scrub=5, ...; or columns "
+    "of the table, as in a_comp_cor_0?",
 )
 @click.option("--hrf", "hrf_model", default="glover", help='As in "spm + derivative".')
 @click.option("--drift", type=click.Choice(["cosine", "polynomial", "none"]), default="cosine", help="Slow drifts.")

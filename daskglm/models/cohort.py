@@ -16,12 +16,13 @@ from daskglm.graph.cohort import run_cohort
 from daskglm.graph.compute import cluster_description
 from daskglm.graph.planning import machine
 from daskglm.io.bids import Run, find_runs
-from daskglm.io.confounds import parse_strategies
+from daskglm.io.confound_strategies import parse_strategies
 from daskglm.io.files import is_url
 from daskglm.io.journal import running
 from daskglm.io.nifti import read_values
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.receipts import read_receipt, remove_unit
+from daskglm.models.cohort_checks import check_confounds, check_extras
 from daskglm.models.cohort_output import (
     FAILURES,
     Choice,
@@ -158,8 +159,8 @@ def first_level_analysis(
     task, space, subjects, filters, derivatives
         As for :func:`~daskglm.io.bids.find_runs`.
     confounds : sequence of str
-        Strategies, as in ``("motion", "scrub=5")``, see :func:`~daskglm.io.confounds.parse_strategies`; none by
-        default.
+        Strategies and columns, as in ``("motion", "scrub=5", "framewise_displacement", "a_comp_cor_0?")``, see
+        :func:`~daskglm.io.confound_strategies.parse_strategies`; none by default.
     smoothing_fwhm, noise_model, bins, signal_scaling, standardize
         As in :class:`~daskglm.models.first_level.FirstLevelModel`.
     t_r, slice_time_ref : float, optional
@@ -231,6 +232,8 @@ def _analyse(
     everyone = choice.subjects is None
     with stage("check designs", timings):
         participants, notes = read_participants(choice.dataset) if everyone else (None, [])
+        check_extras(runs, plan)
+        lacking = check_confounds(runs, plan.strategies)
         check_contrasts(runs, plan)
         needed, _ = plan_runs(runs, plan, everyone, machine(n_jobs))
     grouped: dict[str, list[Run]] = {}
@@ -247,7 +250,7 @@ def _analyse(
         result = CohortResult(plan.output, receipts, list_failures(receipts), dict(plan.labels), stamp=plan.stamp)
         write_failures(plan.output, result.failures, choice.subjects)
         result.notes += sorted({note for item in receipts for run in item.runs for note in run.warnings})
-        result.notes += _without_mask(runs)
+        result.notes += [*lacking, *_without_mask(runs)]
         if everyone:
             with stage("store effects", timings):
                 result.stores, more = store_effects(receipts, plan, participants)

@@ -40,7 +40,7 @@ _RUN_MAPS = ("effect_size", "effect_variance", "z_score")
 
 
 def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
-    """Raise where no run has a contrast, a condition may occur in some only, or there is no such response.
+    """Raise where no run has a contrast (a condition may occur in some only) or a design, or a response is unknown.
 
     Parameters
     ----------
@@ -52,18 +52,22 @@ def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
     Raises
     ------
     ContrastError, DesignError
-        Naming the contrast, or the response.
+        Naming the contrast, or the response; the first run's error where no run has a design.
     """
     # Without it each run would fail, one by one.
     regressor_names("condition", plan.design.get("hrf_model", "glover"), plan.design.get("fir_delays"))
     missing: dict[str, ContrastError | None] = dict.fromkeys(plan.contrasts)
+    faults: list[DaskGLMError] = []
+    n_designs = 0
     for run in _new_conditions_first(runs):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # told when the run is fitted
                 columns = [str(name) for name in design_of_run(run, plan).design.columns]
-        except DaskGLMError:
+        except DaskGLMError as error:
+            faults.append(error)
             continue  # it will be in the list of failures
+        n_designs += 1
         for name in list(missing):
             try:
                 n_rows = len(contrast_matrix(plan.contrasts[name], columns, {}))
@@ -77,6 +81,9 @@ def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
                 )
         if not missing:
             return
+    # Files are damaged one by one; tables that nobody has are asked for in vain.
+    if not n_designs and faults and not any(isinstance(error, ImageError) for error in faults):
+        raise type(faults[0])(f"no run can be fitted; of the first one: {faults[0]}") from faults[0]
     for first in missing.values():
         if first is not None:
             raise first

@@ -27,7 +27,7 @@ class Plan:
     labels, kinds : dict of str to str
         Its label in file names; "F" where it is an F contrast.
     strategies : dict
-        Confounds, as of :func:`~daskglm.io.confounds.parse_strategies`; empty: none.
+        Confounds, as of :func:`~daskglm.io.confound_strategies.parse_strategies`; empty: none.
     design : dict
         Arguments of :func:`~daskglm.design.first_level.make_first_level_design_matrix`.
     noise, scaling, by_volume, smoothing_fwhm, precision_weighted

@@ -16,11 +16,12 @@ from daskglm.graph.images import Preparation
 from daskglm.graph.planning import Machine, machine
 from daskglm.graph.runs import _SLAB_VALUES, _SLAB_VOLUMES
 from daskglm.io.bids import Run, find_runs
-from daskglm.io.confounds import parse_strategies
+from daskglm.io.confound_strategies import parse_strategies
 from daskglm.io.nifti import NiftiHeader, read_header, stream_volumes
 from daskglm.io.store import SAMPLES_PER_CHUNK
 from daskglm.kernels.basis import orthonormal_basis, with_constant
 from daskglm.kernels.lagged import Lags, plan_lags, sum_lagged
+from daskglm.models.cohort_checks import check_confounds, check_extras
 from daskglm.models.cohort_runs import check_contrasts, design_of_run
 from daskglm.models.cohort_units import Plan as Treatment
 from daskglm.models.first_level import DESIGN_PARAMETERS
@@ -120,8 +121,11 @@ def plan_first_level(
         scaling=scaling, by_volume=by_volume, smoothing_fwhm=smoothing_fwhm, precision_weighted=precision_weighted,
         t_r=t_r, slice_time_ref=slice_time_ref, version="",
     )  # fmt: skip
+    check_extras(runs, treatment)
+    lacking = check_confounds(runs, treatment.strategies)
     check_contrasts(runs, treatment)
     plan, largest = plan_runs(runs, treatment, subjects is None, machine(n_jobs), _LOOKED_AT)
+    plan = replace(plan, notes=(*plan.notes, *lacking))
     return _timed(plan, runs, largest[0]) if calibrate and largest else plan
 
 

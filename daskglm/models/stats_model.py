@@ -10,9 +10,11 @@ from typing import Any
 
 from daskglm.errors import ParameterError, listing, nearest
 from daskglm.io.bids import FILTER_ENTITIES, find_runs
+from daskglm.io.confound_strategies import parse_strategies
 from daskglm.io.confounds import read_events
+from daskglm.models.cohort_checks import check_confounds
 from daskglm.models.cohort_stores import read_participants
-from daskglm.models.stats_columns import confound_strategies
+from daskglm.models.stats_columns import confound_names
 from daskglm.models.stats_contrasts import as_list, node_contrasts, passed_on, refuse
 
 _LONG_NAMES = {
@@ -112,6 +114,10 @@ def read_stats_model(document: Mapping[str, Any], dataset: str) -> StatsModel:
     tables = [read_events(run.events) for run in runs if run.events is not None]
     types = sorted({str(name) for table in tables if "trial_type" in table for name in table["trial_type"].dropna()})
     first, contrasts = _run_node(nodes[0], types)
+    try:
+        check_confounds(runs, parse_strategies(first.get("confounds", ())))
+    except ParameterError as error:
+        raise ParameterError(f"X of node {nodes[0]['Name']!r}: {error}") from error
     passed = list(contrasts)
     edges = _edges(document.get("Edges"), nodes)
     if "subject" in levels:
@@ -192,7 +198,7 @@ def _run_node(node: Mapping[str, Any], types: Sequence[str]) -> tuple[dict[str, 
     if set(_conditions(convolved, types, where)) != set(conditions):
         raise ParameterError(f"{where} convolves {listing(convolved) or 'nothing'}, but X has {listing(conditions)}")
     confounds = [name for name in names if not name.startswith(_CONDITION)]
-    strategies, cosines = confound_strategies(confounds, where)
+    columns, cosines = confound_names(confounds, where)
     limits = model.get("Options") or {}
     refuse(f"Options of {where}", limits, ("HighPassFilterCutoffHz",))
     if cosines and limits:
@@ -211,7 +217,7 @@ def _run_node(node: Mapping[str, Any], types: Sequence[str]) -> tuple[dict[str, 
     t, f = node_contrasts(node, term, everything)
     if not t and not f:
         raise ParameterError(f"{where} has no contrasts; give Contrasts, or DummyContrasts that lists its Contrasts")
-    options = {"hrf": hrf, **drift, "contrast": t, "f-contrast": f, "confounds": strategies}
+    options = {"hrf": hrf, **drift, "contrast": t, "f-contrast": f, "confounds": columns}
     return {key: value for key, value in options.items() if value}, t
 
 

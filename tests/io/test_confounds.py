@@ -10,7 +10,8 @@ import pytest
 
 from daskglm.errors import DesignError, MissingDependencyError, ParameterError
 from daskglm.io.bids import find_runs
-from daskglm.io.confounds import CONFOUND_STRATEGIES, load_confounds, parse_strategies, read_events
+from daskglm.io.confound_strategies import parse_strategies
+from daskglm.io.confounds import load_confounds, read_events
 
 N = 60
 MOTION = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
@@ -125,10 +126,7 @@ def test_scrubbing_has_gaps_and_alone_no_columns(run):
 
 
 def test_all_scrubbed(run):
-    with (
-        pytest.warns(RuntimeWarning, match="All volumes"),
-        pytest.raises(DesignError, match="every one is a non-steady state or scrubbed"),
-    ):
+    with pytest.raises(DesignError, match="every one is a non-steady state or scrubbed"):
         load_confounds(*run, {"motion": "basic", "scrub": 60}, N)
 
 
@@ -198,10 +196,41 @@ def test_errors(run, tmp_path):
 
 
 def test_without_nilearn(run, monkeypatch):
+    """What is columns of the table is there all the same, and as nilearn has it."""
+    fmriprep = pytest.importorskip("nilearn.interfaces.fmriprep")
+    text = "motion=full,wm_csf=power2,global_signal,high_pass,scrub=3"
+    given = {"motion": "full", "wm_csf": "power2", "scrub": 3, "global_signal": "basic"}
+    expected = fmriprep.load_confounds(
+        run[0], strategy=["motion", "wm_csf", "global_signal", "high_pass", "scrub"], **given
+    )
+    monkeypatch.setitem(sys.modules, "nilearn", None)
     monkeypatch.setitem(sys.modules, "nilearn.interfaces.fmriprep", None)
     assert load_confounds(*run, {})[0].shape[0] == N
-    with pytest.raises(MissingDependencyError, match=r"pip install 'daskglm\[nilearn\]'"):
-        load_confounds(*run, {"motion": "basic"})
+    same(load_confounds(*run, parse_strategies([text]), N), expected)
+    assert list(load_confounds(*run, {"framewise_displacement": None}, N)[0]) == ["framewise_displacement"]
+    with pytest.raises(MissingDependencyError, match=r"compcor are taken by nilearn.*pip install 'daskglm\[nilearn\]'"):
+        load_confounds(*run, {"high_pass": None, "compcor": None})
+
+
+def test_columns_by_name(tmp_path):
+    table, metadata = fmriprep_table(steady=False)
+    image, path = write(tmp_path, table, metadata)
+    names = ["framewise_displacement", "a_comp_cor_0?", "rot_x", "motion_outlier*"]
+    found, kept = load_confounds(image, path, parse_strategies([",".join(names)]), N)
+    assert list(found) == ["framewise_displacement", *(f"a_comp_cor_{k:02d}" for k in range(9)), "rot_x"]
+    assert kept is None
+    expected = table[list(found)].bfill(limit=1)
+    pd.testing.assert_frame_equal(found, expected)
+    # Beside a strategy, which leaves out non-steady states; unless these are regressors.
+    both, kept = load_confounds(image, path, {"motion": "basic", "framewise_displacement": None}, N)
+    assert list(both) == [*sorted(MOTION), "framewise_displacement"]
+    np.testing.assert_array_equal(kept, np.arange(2, N))
+    for strategy in ({"motion": "basic"}, {"high_pass": None, "compcor": "anat_combined"}):
+        both, kept = load_confounds(image, path, {**strategy, "non_steady_state_outlier*": None}, N)
+        assert list(both)[-2:] == ["non_steady_state_outlier00", "non_steady_state_outlier01"]
+        assert kept is None
+    with pytest.raises(DesignError, match="has no column framewise_displacment; did you mean 'framewise_displacement'"):
+        load_confounds(image, path, {"framewise_displacment": None}, N)
 
 
 def test_real_table():
@@ -237,7 +266,7 @@ def test_parse():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("motoin", f"'motoin'; did you mean 'motion'. There are {', '.join(CONFOUND_STRATEGIES)}"),
+        ("motoin=full", "'motoin'; did you mean 'motion'?. There are motion, wm_csf"),
         ("motion,", "named ''"),
         ("motion=", "this is 'motion='"),
         ("motion=all", "motion is one of basic, power2, derivatives, full, but this is 'all'"),

@@ -1,0 +1,95 @@
+"""What can be known of a cohort's runs before any is fitted, besides their contrasts."""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from daskglm.errors import DaskGLMError, MissingDependencyError, ParameterError, listing, nearest
+from daskglm.io.bids import Run
+from daskglm.io.confound_columns import absent, is_pattern
+from daskglm.io.confound_strategies import CONFOUND_STRATEGIES, column_names, missing_nilearn, need_nilearn
+from daskglm.io.confounds import table_columns
+from daskglm.models.cohort_units import Plan
+
+
+def check_extras(runs: Sequence[Run], plan: Plan) -> None:
+    """Raise where runs need a package that is not installed: each of them would fail.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Runs.
+    plan : Plan
+        What is done to each.
+
+    Raises
+    ------
+    MissingDependencyError
+        With what to install.
+    """
+    if find_spec("nilearn") is not None:
+        return
+    strategies = need_nilearn(plan.strategies)
+    if strategies:
+        raise MissingDependencyError(missing_nilearn(strategies))
+    bare = [run.name for run in runs if run.mask is None and not run.fault]
+    if bare:
+        raise MissingDependencyError(
+            f"a run without a brain mask gets one from nilearn, which is not installed: {listing(bare, 3)} have none "
+            "in the derivatives; pip install 'daskglm[nilearn]', or add desc-brain_mask images"
+        )
+
+
+def check_confounds(runs: Sequence[Run], strategies: Mapping[str, Any]) -> list[str]:
+    """Raise where no run has a confound that is asked for by its column.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Runs.
+    strategies : mapping
+        Confounds, as of :func:`~daskglm.io.confound_strategies.parse_strategies`.
+
+    Returns
+    -------
+    list of str
+        Notes of the patterns that some runs have no column of.
+
+    Raises
+    ------
+    ParameterError
+        Naming the nearest column or strategy.
+    """
+    names = column_names(strategies)
+    tables = _columns(runs) if names else {}
+    if names and not tables:
+        raise ParameterError(
+            f"the confounds {listing(names)} need tables of confounds, but no run has one that can be read; add "
+            "desc-confounds_timeseries.tsv beside the images"
+        )
+    lacking = {name: [run for run, columns in tables.items() if absent(columns, [name])] for name in names}
+    for name, without in lacking.items():
+        if len(without) == len(tables):
+            known = [*CONFOUND_STRATEGIES, *dict.fromkeys(text for columns in tables.values() for text in columns)]
+            raise ParameterError(
+                f"confounds are strategies ({', '.join(CONFOUND_STRATEGIES)}) or columns of the tables, but no table "
+                f"of confounds has a column {name!r}{nearest(name, known) or '; correct the name'}"
+            )
+    return [
+        f"no column {name!r} is in the confounds of {listing(without, 3)} ({len(without)} of {len(tables)} runs): "
+        "nothing of it is in their designs"
+        for name, without in lacking.items()
+        if without and is_pattern(name)
+    ]
+
+
+def _columns(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Columns of each run's confounds; what cannot be read will be in the list of failures."""
+    found = {}
+    for run in runs:
+        if run.confounds is not None and not run.fault:
+            try:
+                found[run.name] = table_columns(run.confounds)
+            except DaskGLMError:
+                continue
+    return found
