@@ -108,6 +108,51 @@ def parse_contrast(expression: str, columns: Sequence[str], terms: Mapping[str, 
     return np.array(rows)
 
 
+def check_one_row(name: str, matrix: Array, columns: Sequence[str]) -> None:
+    """Raise unless a t contrast is one combination of regressors.
+
+    Parameters
+    ----------
+    name : str
+        Of the contrast.
+    matrix : (q, p) float64
+        Its weights.
+    columns : sequence of p str
+        Regressors.
+
+    Raises
+    ------
+    ContrastError
+        With the regressors that it has.
+    """
+    if len(matrix) > 1:
+        used = [column for column, weights in zip(columns, matrix.T, strict=True) if weights.any()]
+        raise ContrastError(
+            f"a t contrast has one row, but {name!r} has {len(matrix)}, of {listing(used)}; name one of them (in "
+            "backquotes), or ask for F, which tests them together (--f-contrast; f_contrasts or stat_type in Python)"
+        )
+
+
+def check_t_contrasts(contrasts: Mapping[str, Any], design: pd.DataFrame) -> None:
+    """Raise unless each contrast is one combination of the regressors of a design.
+
+    Parameters
+    ----------
+    contrasts : mapping of str to contrast
+        Name to definition, of t contrasts.
+    design : DataFrame
+        Design, with the terms of its formula.
+
+    Raises
+    ------
+    ContrastError
+        Naming the first that is not.
+    """
+    columns = [str(name) for name in design.columns]
+    for name, definition in contrasts.items():
+        check_one_row(name, contrast_matrix(definition, columns, design.attrs.get("terms", {})), columns)
+
+
 def check_occurs(matrix: Array, columns: Sequence[str], row_space: Array) -> None:
     """Raise where a contrast weighs a regressor that is zero throughout.
 

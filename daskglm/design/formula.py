@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ _TOKEN = re.compile(
     r"|(?P<operator>\*\*|[-+*/:^(),~=])"
 )
 _MAX_LENGTH, _MAX_POWER, _MAX_PRODUCTS, _MAX_ARGUMENT = 10_000, 9, 20_000, 100
+# "89+", "<18", "34,5", "1,270", "80 %" and "?": what is written where a number is meant.
+_LIKE_NUMBER = re.compile(r"[<>=~\u2264\u2265\u2248]*\s*[-+\u2212]?(\d[\d.,']*|[.,]\d+)([eE][-+]?\d+)?\s*[+%]?")
 # What formulaic sees instead of a column's name, which may hold quotes, braces or the name of a function.
 _ALIAS, _ALIASED = "daskglm_column_{}_", re.compile(r"`?daskglm_column_(\d+)_`?")
 
@@ -45,7 +48,8 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
     ------
     DesignError
         Where the formula holds anything but names of columns, numbers, operators and the transforms above, or
-        a value that it uses is missing, or one that it makes is not finite.
+        a value that it uses is missing, or one that it makes is not finite; where a column of which most values are
+        numbers, and that is not in C(), holds others.
 
     Examples
     --------
@@ -59,7 +63,8 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
     repeated = [name for name in used if names.count(name) > 1]
     if repeated:
         raise DesignError(f"columns {listing(repeated)} of the table occur more than once; keep one of each")
-    table = _plain(participants.iloc[:, [names.index(name) for name in used]])
+    given = participants.iloc[:, [names.index(name) for name in used]]
+    table = _plain(given, _as_numbers(tokens), formula)
     for name, column in table.items():
         missing = participants.index[column.isna().to_numpy()]
         if len(missing):
@@ -219,19 +224,70 @@ def _column(name: str, columns: Sequence[str], formula: str) -> str:
     raise DesignError(f"no column {name!r} for formula {formula!r}{hint} The table has {listing(columns, 30)}")
 
 
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns as formulaic takes them: numbers as they are, everything else as text."""
+def _as_numbers(tokens: list[tuple[str, str]]) -> set[str]:
+    """Columns that are used somewhere without C()."""
+    texts = ["", "", *(text for _, text in tokens)]
+    return {
+        text
+        for index, (kind, text) in enumerate(tokens)
+        if kind == "column" and not (texts[index] == "C" and texts[index + 1] == "(")
+    }
+
+
+def _plain(table: pd.DataFrame, as_numbers: Collection[str], formula: str) -> pd.DataFrame:
+    """Columns as formulaic takes them: numbers as they are, everything else as text without blanks around it."""
     plain = {}
     for name, column in table.items():
         if pd.api.types.is_complex_dtype(column):
             raise DesignError(f"column {name!r} of the table has complex numbers; take their real part or size")
-        if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
-            ordered = isinstance(column.dtype, pd.CategoricalDtype)
-            text = column if ordered else column.map(str, na_action="ignore").astype(object)
-            plain[str(name)] = text
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            plain[str(name)] = _occurring(str(name), column)
+        elif pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
+            plain[str(name)] = _text_or_numbers(str(name), column, name in as_numbers, formula)
         else:
             plain[str(name)] = column.astype(np.float64)
     return pd.DataFrame(plain, index=table.index)
+
+
+def _text_or_numbers(name: str, column: pd.Series, as_number: bool, formula: str) -> pd.Series:
+    """A column of other values: numbers where all are, text where it is no number; refused in between."""
+    if as_number and all(isinstance(value, Real) and not isinstance(value, bool) for value in column.dropna()):
+        return column.astype(np.float64)
+    text = column.map(lambda value: str(value).strip(), na_action="ignore").astype(object)
+    text = text.mask((text == "").to_numpy())
+    cells = text.dropna()
+    alike = cells.map(lambda cell: bool(_LIKE_NUMBER.fullmatch(cell))).astype(bool)
+    distinct = alike[~cells.duplicated()]
+    if as_number and len(cells) and (alike.mean() >= 0.5 or distinct.mean() > 0.5):
+        _refuse_numbers(name, cells, formula)
+    return text
+
+
+def _refuse_numbers(name: str, cells: pd.Series, formula: str) -> None:
+    """Refuse a column of which most cells are numbers: as text it would be a factor with a level a value."""
+    wrong = cells[pd.to_numeric(cells, errors="coerce").isna()]
+    remedy = f"or write C({name if name.isidentifier() else f'`{name}`'}) where it is a factor"
+    if wrong.empty:
+        raise DesignError(
+            f"formula {formula!r} uses {name!r}, whose numbers are text, as in "
+            f"{listing(map(repr, cells.unique()), 3)}; make them numbers (pandas.to_numeric), {remedy}"
+        )
+    where = listing([f"{cell!r} ({row})" for row, cell in wrong.items()], 4)
+    point = " (decimals have a point)" if wrong.str.contains(",").any() else ""
+    numbers = len(cells) - len(wrong)
+    what = f"{numbers} of its {len(cells)} values are, but not" if numbers else "none of its values is one:"
+    raise DesignError(f"formula {formula!r} uses {name!r} as a number; {what} {where}; correct them{point}, {remedy}")
+
+
+def _occurring(name: str, column: pd.Series) -> pd.Series:
+    """A categorical column without the categories that nobody has: each would be a column of zeros."""
+    labels = {level: level.strip() if isinstance(level, str) else level for level in column.cat.categories}
+    seen = {labels[level] for level in column.dropna()}
+    unused = [level for level in dict.fromkeys(labels.values()) if level not in seen]
+    if unused:
+        warnings.warn(f"nobody has {listing(unused)} of {name!r}: the design leaves it out", stacklevel=5)
+    levels = [level for level in dict.fromkeys(labels.values()) if level in seen]
+    return column.astype(object).map(labels, na_action="ignore").astype(pd.CategoricalDtype(levels, column.cat.ordered))
 
 
 def _terms(spec: Any, columns: list[str], used: list[str]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from daskglm.io.confound_strategies import (
     missing_nilearn,
     need_nilearn,
 )
-from daskglm.io.tables import read_table
+from daskglm.io.tables import read_table, table_text
 
 _MISSING = ["n/a", "", "nan", "NaN", "NA", "N/A"]
 
@@ -144,10 +145,10 @@ def read_events(path: str | os.PathLike[str]) -> pd.DataFrame:
         ones that are no numbers.
     """
     name = os.fspath(path)
-    separator = "," if name.lower().endswith(".csv") else "\t"
     try:
-        with open(name, newline="", encoding="utf-8-sig") as file:
-            columns = next(csv.reader(file, delimiter=separator), [])
+        with open(name, "rb") as file:
+            text, separator = table_text(file.read(), name)
+        columns = next(csv.reader(StringIO(text), delimiter=separator), [])
         if len(columns) < 2:
             kind = "commas" if separator == "," else "tabs"
             raise DesignError(
@@ -155,8 +156,10 @@ def read_events(path: str | os.PathLike[str]) -> pd.DataFrame:
                 f"{name} is {separator.join(columns)!r}; save it so"
             )
         missing = {column: _MISSING[:2] if column == "trial_type" else _MISSING for column in columns}
-        events = pd.read_csv(name, sep=separator, keep_default_na=False, na_values=missing, dtype={"trial_type": str})
-    except (OSError, UnicodeError, pd.errors.ParserError, csv.Error) as error:
+        events = pd.read_csv(
+            StringIO(text), sep=separator, keep_default_na=False, na_values=missing, dtype={"trial_type": str}
+        )
+    except (OSError, pd.errors.ParserError, csv.Error) as error:
         raise DesignError(f"cannot read the table of events {name}: {error}; repair it") from error
     for column in ("onset", "duration"):
         if column not in events:

@@ -1,46 +1,91 @@
 """Tables: participants in, designs out."""
 
+import codecs
+import csv
 import os
-from io import BytesIO
+import re
+from io import StringIO
+from itertools import islice
 from typing import Any
 
 import pandas as pd
 
-from daskglm.errors import DesignError, StorageError
+from daskglm.errors import DesignError, StorageError, listing
 from daskglm.io import files
 from daskglm.io.urls import check_url
 
+_SEPARATORS = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
+_SIGNS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
+
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a table: .tsv (tabs, ``n/a`` is missing, as BIDS says) or .csv (commas).
+    """Read a table: .tsv (tabs, ``n/a`` is missing, as BIDS says) or .csv (commas or semicolons).
 
     Parameters
     ----------
     path : path
-        File or URL.
+        File or URL, of UTF-8 or, with a byte order mark, UTF-16.
 
     Returns
     -------
     pandas.DataFrame
+        Cells without the blanks around them; rows and columns of nothing at the end are left out.
 
     Raises
     ------
     DesignError
-        Where the file is absent, empty, or of another kind.
+        Where the file is absent, empty, of another kind or encoding, or its rows and columns do not fit together.
     """
     name = os.fspath(path)
-    separators = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
-    separator = separators.get(os.path.splitext(name)[1].lower())
-    if separator is None:
+    if os.path.splitext(name)[1].lower() not in _SEPARATORS:
         raise DesignError(f"tables are .tsv or .csv, but this is {name}; save it as one of those")
     check_url(name)
     try:
-        content = files.read_bytes(name)
-        return pd.read_csv(BytesIO(content), sep=separator, na_values=["n/a"], dtype=_text_ids(content, separator))
-    except StorageError:  # says nothing of the table
+        text, separator = table_text(files.read_bytes(name), name)
+        table = pd.read_csv(StringIO(text), sep=separator, na_values=["n/a"], dtype=_text_ids(text, separator))
+    except (DesignError, StorageError):  # the latter says nothing of the table
         raise
     except (OSError, ValueError) as error:
         raise DesignError(f"cannot read the table {name}: {error}") from error
+    nameless = [column for column in table if str(column).startswith("Unnamed: ") and table[column].isna().all()]
+    return table.drop(columns=nameless)
+
+
+def table_text(content: bytes, name: str) -> tuple[str, str]:
+    """Text of a table and what separates its columns.
+
+    Parameters
+    ----------
+    content : bytes
+        Of the file.
+    name : str
+        Its name, which says what separates its columns.
+
+    Returns
+    -------
+    text, separator : str
+        Without blanks around cells, and without lines of nothing at the end.
+
+    Raises
+    ------
+    DesignError
+        Where it has another encoding, other separators than its name says, or a name twice.
+    """
+    text = _decoded(content, name)
+    separator = _separator(text, name)
+    if '"' not in text:
+        text = re.sub(rf"[ \u00a0]*({re.escape(separator)}|\r?\n|\Z)[ \u00a0]*", r"\1", text).lstrip(" \u00a0")
+    text = re.sub(rf"(\r?\n[{re.escape(separator)} ]*)+\Z", "\n", text)
+    columns, row = [*islice(csv.reader(StringIO(text), delimiter=separator), 2), [], []][:2]
+    if len(row) > len(columns):
+        raise DesignError(
+            f"rows of a table have as many cells as its first line has names, but those of {name} have {len(row)} "
+            f"and the line {len(columns)}; name every column"
+        )
+    twice = [column for column in dict.fromkeys(columns) if column.strip() and columns.count(column) > 1]
+    if twice:
+        raise DesignError(f"columns of a table have different names, but {name} has {listing(twice)} more than once")
+    return text, separator
 
 
 def as_table(given: pd.DataFrame | str | os.PathLike[str] | None) -> pd.DataFrame | None:
@@ -59,7 +104,41 @@ def as_table(given: pd.DataFrame | str | os.PathLike[str] | None) -> pd.DataFram
     return read_table(given) if isinstance(given, (str, os.PathLike)) else given
 
 
-def _text_ids(content: bytes, separator: str) -> dict[str, Any]:
+def _decoded(content: bytes, name: str) -> str:
+    """Text of UTF-8, or of UTF-16 where its mark says so; any other encoding would have to be guessed."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        line = content.split(b"\n")[number - 1].decode("latin-1").strip()
+        raise DesignError(
+            f"tables are text in UTF-8, but line {number} of {name} is not: {line[:80]!r}; save the file as UTF-8"
+        ) from error
+    if "\0" in text:
+        raise DesignError(f"tables are text in UTF-8, but {name} has zero bytes; save the file as UTF-8")
+    return text
+
+
+def _separator(text: str, name: str) -> str:
+    """What separates the columns: by the file's name, and in a .csv also semicolons, where its first line has them."""
+    first = text.partition("\n")[0]
+    separator = _SEPARATORS.get(os.path.splitext(name)[1].lower(), "\t")
+    if separator in first:
+        return separator
+    if separator == "," and ";" in first:
+        return ";"
+    other = next((word for sign, word in _SIGNS.items() if sign in first), None)
+    if other is None:
+        return separator
+    raise DesignError(
+        f"columns of {name} are separated by {_SIGNS[separator]}, as its name says, but its first line has {other}: "
+        f"{first.strip()[:80]!r}; save it with {_SIGNS[separator]}, or name it {'.csv' if separator != ',' else '.tsv'}"
+    )
+
+
+def _text_ids(text: str, separator: str) -> dict[str, Any]:
     """Ids stay text: 007 is no number."""
-    columns = pd.read_csv(BytesIO(content), sep=separator, nrows=0).columns
+    columns = pd.read_csv(StringIO(text), sep=separator, nrows=0).columns
     return {column: str for column in ("participant_id", "subject_label") if column in columns}

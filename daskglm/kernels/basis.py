@@ -135,7 +135,7 @@ def null_space(contrast: Array) -> Array:
     free = np.setdiff1d(np.arange(rows.shape[1]), pivots)
     kernel = np.zeros((rows.shape[1], free.size))
     kernel[free, np.arange(free.size)] = unit[free]
-    kernel[pivots] = -rows[: len(pivots), free] * unit[free]
+    kernel[pivots] = 0.0 - rows[: len(pivots), free] * unit[free]
     return kernel / unit[:, None]
 
 

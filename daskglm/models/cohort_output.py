@@ -222,7 +222,7 @@ def _remove_outdated(plan: Plan, subjects: Mapping[str, Sequence[Run]], restrict
     own = [os.path.join(plan.output, subject) for subject in subjects]
     wanted = {run_receipt(run, plan.output) for runs in subjects.values() for run in runs}
     wanted |= {subject_receipt(subject, runs, plan.output) for subject, runs in subjects.items()}
-    stores = [store_receipt(plan, subjects, label) for name, label in plan.labels.items() if name not in plan.kinds]
+    stores = [store_receipt(plan, subjects, label) for name, label in plan.labels.items() if plan.kinds[name] == "t"]
     wanted |= {*stores, *(picture_receipt(plan.output, label) for label in plan.labels.values())}
     for path in _files(plan.output, _FOLDERS, _RECEIPTS):
         held = load_receipt(path) or {}

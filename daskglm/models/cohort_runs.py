@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.design.contrasts import contrast_matrix
+from daskglm.design.contrasts import check_one_row, contrast_matrix
 from daskglm.design.hrf import regressor_names
 from daskglm.errors import ContrastError, DaskGLMError, DesignError, ImageError
 from daskglm.graph.compute import compute_here
@@ -70,15 +70,13 @@ def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
         n_designs += 1
         for name in list(missing):
             try:
-                n_rows = len(contrast_matrix(plan.contrasts[name], columns, {}))
+                matrix = contrast_matrix(plan.contrasts[name], columns, {})
                 del missing[name]
             except ContrastError as error:
                 missing[name] = missing[name] or error
                 continue
-            if n_rows > 1 and name not in plan.kinds:
-                raise ContrastError(
-                    f"a t contrast has one row, but {name!r} has {n_rows}; give it as --f-contrast (f_contrasts)"
-                )
+            if plan.kinds[name] == "t":
+                check_one_row(name, matrix, columns)
         if not missing:
             return
     # Files are damaged one by one; tables that nobody has are asked for in vain.
@@ -286,7 +284,7 @@ def _run_images(name: str, fit: xr.Dataset, plan: Plan, receipt: Receipt) -> dic
     space = VolumeSpace.from_attributes(fit.attrs["space"], fit["voxel"].values)
     for contrast, definition in plan.contrasts.items():
         try:
-            lazy = contrast_over_runs([fit], definition, plan.kinds.get(contrast, "t"), compute=compute_here)
+            lazy = contrast_over_runs([fit], definition, plan.kinds[contrast], compute=compute_here)
         except ContrastError as error:
             receipt.warnings.append(f"{name} is left out of contrast {contrast!r}: {error}")
             continue
@@ -294,7 +292,7 @@ def _run_images(name: str, fit: xr.Dataset, plan: Plan, receipt: Receipt) -> dic
         for kind in _RUN_MAPS:
             file = f"{name}_contrast-{plan.labels[contrast]}_stat-{STAT_NAMES[kind]}_statmap.nii.gz"
             images[file] = map_image(lazy, str(lazy["contrast"].values[0]), kind)
-        if contrast in plan.kinds:
+        if plan.kinds[contrast] == "F":
             images |= _joint_images(fit, definition, f"{name}_contrast-{plan.labels[contrast]}", space)
     solution = fit["solution"].values
     receipt.degrees_of_freedom = float(solution[0].degrees_of_freedom[0])
@@ -328,7 +326,7 @@ def _common_space(runs: Sequence[Receipt]) -> VolumeSpace:
 
 def _combined(name: str, contrast: str, runs: Sequence[Receipt], space: VolumeSpace, plan: Plan) -> dict[str, Any]:
     """File name -> map of one contrast over runs."""
-    label, kind = plan.labels[contrast], plan.kinds.get(contrast, "t")
+    label, kind = plan.labels[contrast], plan.kinds[contrast]
     variances = np.stack([_map_of(item, label, "variance", space)[0] for item in runs])
     freedom = np.array([item.degrees_of_freedom for item in runs])[:, None] + np.zeros(variances.shape)
     if kind == "F":

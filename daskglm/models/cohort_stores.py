@@ -123,7 +123,7 @@ def store_effects(
     stores: dict[str, str] = {}
     table, notes = _rows(participants, [item.subject for item in receipts if not item.error])
     for contrast, label in plan.labels.items():
-        if contrast in plan.kinds:
+        if plan.kinds[contrast] == "F":
             continue
         receipt = store_receipt(plan, {item.subject: item.runs for item in receipts}, label)
         done = [item for item in receipts if not item.error and contrast in item.contrasts]

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.design.contrasts import check_occurs, contrast_matrix
+from daskglm.design.contrasts import check_occurs, check_one_row, contrast_matrix
 from daskglm.design.formula import design_from_formula
 from daskglm.design.matching import match_rows, select_participants
 from daskglm.design.matrix import check_design, design_array
@@ -362,8 +362,8 @@ def _weights(
             "remove linearly dependent columns, or contrast what the design determines"
         )
     kind = stat_type or ("t" if matrix.shape[0] == 1 else "F")
-    if kind == "t" and matrix.shape[0] > 1:
-        raise ContrastError(f"a t contrast has one row, but {name!r} has {matrix.shape[0]}; ask for F")
+    if kind == "t":
+        check_one_row(name, matrix, columns)
     return matrix, kind
 
 

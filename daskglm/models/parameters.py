@@ -112,7 +112,7 @@ def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scali
 def all_contrasts(
     contrasts: Mapping[str, str], f_contrasts: Mapping[str, str], kind: str = "group"
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Definitions of all contrasts and the types of those that are F, by name.
+    """Definitions of all contrasts and their types, by name.
 
     Parameters
     ----------
@@ -135,4 +135,4 @@ def all_contrasts(
         raise ContrastError(f"{listing(both)} is both a t and an F contrast; name one: --f-contrast name=definition")
     if not contrasts and not f_contrasts:
         raise ContrastError(f"a {kind} analysis needs a contrast; give --contrast or --f-contrast")
-    return {**contrasts, **f_contrasts}, dict.fromkeys(f_contrasts, "F")
+    return {**contrasts, **f_contrasts}, {**dict.fromkeys(contrasts, "t"), **dict.fromkeys(f_contrasts, "F")}

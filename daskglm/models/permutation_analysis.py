@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from daskglm.design.contrasts import check_t_contrasts
 from daskglm.inference.permutation import permutation_test
 from daskglm.inference.planning import parse_tests
 from daskglm.io.files import join, read_bytes
@@ -144,13 +145,14 @@ def permutation_analysis(
     """
     started, output, timings = time.time(), os.fspath(output), dict[str, float]()
     definitions, kinds = all_contrasts(contrasts, f_contrasts or {}, "permutation")
-    labels = bids_labels(definitions)
+    labels, several = bids_labels(definitions), list(f_contrasts or {})
     with running(output, "permute", prepare=partial(sweep, output)) as run:
         options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
 
         def checked_design(loaded: Loaded) -> pd.DataFrame:
             design = design_of_formula(formula, participants, loaded.images)
-            parse_tests(design, definitions, f_contrasts=list(kinds))
+            check_t_contrasts(contrasts, design)
+            parse_tests(design, definitions, f_contrasts=several)
             return design
 
         with stage("read headers", timings):
@@ -173,7 +175,7 @@ def permutation_analysis(
         run.begin(test.get("n_perm", 10_000), partial(count_units, folder))
         with stage("rearrange", timings):
             maps = permutation_test(
-                loaded.images, design, definitions, f_contrasts=list(kinds), min_coverage=min_coverage, n_jobs=n_jobs,
+                loaded.images, design, definitions, f_contrasts=several, min_coverage=min_coverage, n_jobs=n_jobs,
                 folder=folder, fingerprint=what, progress=progress, **blocks, **test,
             )  # fmt: skip
         thresholds = _thresholds(maps)
@@ -181,7 +183,7 @@ def permutation_analysis(
         provenance = {
             **record_of(run, timings, loaded, n_jobs),
             "analysis": analysis,
-            "parameters": {"formula": formula, "contrasts": definitions, "f_contrasts": list(kinds), **columns,
+            "parameters": {"formula": formula, "contrasts": definitions, "f_contrasts": several, **columns,
                            "missing": missing, "min_coverage": min_coverage, "smoothing_fwhm": smoothing_fwhm, **test},
             "rearrangements": {"done": int(maps.attrs["n_perm"]), "exhaustive": bool(maps.attrs["exhaustive"])},
             "seconds": round(time.time() - started, 3),

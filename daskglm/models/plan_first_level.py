@@ -155,7 +155,7 @@ def plan_runs(
     """
     largest = list(islice(_largest(runs, treatment), looked_at))
     people = {run.subject for run in runs}
-    n_stores = sum(name not in treatment.kinds for name in treatment.contrasts) if everyone else 0
+    n_stores = sum(kind == "t" for kind in treatment.kinds.values()) if everyone else 0
     needs, written = Needs(0, 0, 0), 0
     if largest:
         n_runs = max(sum(run.subject == person for run in runs) for person in people)
@@ -216,7 +216,7 @@ def _largest(runs: Sequence[Run], treatment: Treatment) -> Any:
 
 def _joint_volumes(treatment: Treatment) -> int:
     """Volumes of a run that the joint tests of F contrasts need: m effects and the triangle of their covariance."""
-    rows = (str(treatment.contrasts[name]).count(",") + 1 for name in treatment.kinds)
+    rows = (str(treatment.contrasts[name]).count(",") + 1 for name, kind in treatment.kinds.items() if kind == "F")
     return sum(m * (m + 3) // 2 for m in rows)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from daskglm.design.contrasts import check_t_contrasts
 from daskglm.design.rearrangements import Rearrangements
 from daskglm.errors import ParameterError
 from daskglm.graph import permutation as graph
@@ -84,7 +85,7 @@ def plan_permutation(
         As the analysis, from headers and tables.
     """
     chosen = {name: test.get(name, default) for name, default in _DEFAULTS.items()}
-    definitions, kinds = all_contrasts(contrasts, f_contrasts or {}, "permutation")
+    definitions, _ = all_contrasts(contrasts, f_contrasts or {}, "permutation")
     bids_labels(definitions)
     check_enhancement(chosen["tfce"], chosen["extent"], chosen["height"])
     if chosen["connectivity"] not in (6, 18, 26):
@@ -92,11 +93,12 @@ def plan_permutation(
     source = open_source(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs))
     loaded = source.loaded.images
     design = design_of_formula(formula, participants, loaded)
+    check_t_contrasts(contrasts, design)
     inside, units, groups = (
         participants_column(name, participants, loaded) for name in (within, whole, variance_groups)
     )
     rearrangements, tests = plan_tests(
-        design, definitions, list(kinds), chosen["two_sided"], chosen["scheme"], chosen["rearrangement"],
+        design, definitions, list(f_contrasts or {}), chosen["two_sided"], chosen["scheme"], chosen["rearrangement"],
         chosen["n_perm"], inside, units, groups, chosen["random_state"], fewest(min_coverage, len(design)),
     )  # fmt: skip
     heights = tuple(cluster_threshold(item, chosen["threshold"]) for item in tests.values())

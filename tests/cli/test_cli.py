@@ -115,6 +115,8 @@ ERRORS = {
     "smoothing by nan": (["--contrast", "age", "--smoothing-fwhm", "nan"], "smoothing_fwhm"),
     "nobody there": (["--contrast", "age", "--cluster", "tcp://127.0.0.1:1"], "cannot connect to the cluster"),
     "t and F of one name": (["--contrast", "age", "--f-contrast", "age"], "both a t and an F"),
+    "a t contrast of several columns": (["--contrast", "both=age, sex"], "a t contrast has one row, but 'both' has 2"),
+    "a term of several columns": (["--contrast", "x=age", "--formula", "~ bs(age, df=4)"], "'x' has 4, of bs(age, "),
     "unknown column": (["--contrast", "age", "--formula", "~ age + sexx"], "did you mean 'sex'?"),
     "dependent": (["--contrast", "age", "--formula", "~ age + I(2*age)"], "linearly dependent"),
     "no table": (["--contrast", "age", "--participants", "nowhere.tsv"], "cannot read the table nowhere.tsv"),

@@ -117,3 +117,10 @@ def test_group_of_first_level_names_its_contrasts(results, tmp_path):
 def test_help_of_first_level_names_the_filter():
     text = run("first-level", "--help")[1]
     assert "--filter KEY=VALUE" in text
+
+
+def test_a_t_contrast_of_several_columns_is_refused(cohort, tmp_path):
+    """Runs were tested by F, and their whitened effects combined as those of a t contrast."""
+    status, text = run("first-level", cohort, tmp_path, "--contrast", "a, b", "--filter", "res=2")
+    assert (status, "a t contrast has one row, but 'a, b' has 2, of a, b" in text) == (2, True)
+    assert not list(tmp_path.glob("sub-*"))

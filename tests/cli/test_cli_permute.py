@@ -122,3 +122,12 @@ def test_bad_input_is_one_line(cohort, tmp_path, more, message):
     assert status == 2
     assert message in text
     assert text.count("\n") == 1
+
+
+def test_a_t_contrast_of_several_columns_is_refused(cohort, tmp_path):
+    """It was tested as an F, and written as stat-t."""
+    status, text = permute(cohort, tmp_path / "out", "--contrast", "both=age, sex")
+    assert (status, "a t contrast has one row, but 'both' has 2, of age, sex[T.M]" in text) == (2, True)
+    plan = ["--participants", cohort.table_path, "--formula", "~ age + sex", "--contrast", "both=age, sex"]
+    status, text = run("plan", "permute", *cohort.paths, *plan)
+    assert (status, "ask for F, which tests them together (--f-contrast" in text) == (2, True)

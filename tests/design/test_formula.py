@@ -170,3 +170,63 @@ def test_rows_with_one_label_and_integer_columns():
 def test_complex_numbers_are_refused():
     with pytest.raises(DesignError, match="complex"):
         design_from_formula("~ z", pd.DataFrame({"z": [1j, 2.0, 3.0]}))
+
+
+AGES = [f"{20 + k}" for k in range(30)]
+WRITTEN = {
+    "BIDS's way to hide an age": [*AGES[:-1], "89+"],
+    "a question mark": [*AGES[:-1], "?"],
+    "a decimal comma": [*AGES[:-1], "34,5"],
+    "decimal commas throughout": [f"{20 + k},5" for k in range(30)],
+    "thousands": [f"1,{270 + k}" for k in range(30)],
+    "a unit": [*AGES[:-1], "30 y"],
+    "a bound": [*AGES[:-1], "<18"],
+    "two columns in one": [*AGES[:-1], "31 F"],
+    "a word for half of them": AGES[:15] + ["unknown"] * 15,
+    "a word for most of them": AGES[:10] + ["unknown"] * 20,
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+@pytest.mark.parametrize("formula", ["~ age", "~ sex * age", "~ C(sex) + log(age)", "~ C(age) + age"])
+def test_a_number_that_one_cell_makes_text_is_no_factor(written, formula):
+    """Such a column had a regressor for each of its values, and its contrast was an F of as many columns."""
+    values = WRITTEN[written]
+    table = pd.DataFrame({"age": values, "sex": ["F", "M"] * 15}, index=[f"sub-{k:02d}" for k in range(30)])
+    with pytest.raises(DesignError, match=r"'age' as a number.*\(sub-\d\d\).*or write C\(age\)") as caught:
+        design_from_formula(formula, table)
+    assert repr(next(value for value in values if not value.isdigit())) in str(caught.value)
+    assert ("decimals have a point" in str(caught.value)) == ("," in values[-1])
+    # As a factor it is what was asked for.
+    assert design_from_formula("~ C(age)", table).shape[1] == len(set(values))
+
+
+def test_numbers_that_are_text_or_objects():
+    table = pd.DataFrame({"text": AGES, "objects": pd.Series(range(30), dtype=object)})
+    with pytest.raises(DesignError, match=r"'text', whose numbers are text, as in '20', '21'.*to_numeric.*C\(text\)"):
+        design_from_formula("~ text", table)
+    assert design_from_formula("~ objects", table)["objects"].tolist() == list(range(30))
+
+
+@pytest.mark.parametrize("dtype", [object, "string", "category"])
+def test_blanks_around_text_make_no_level(dtype):
+    sex = pd.Series(["F", "F ", " M", "M"] * 5, dtype=dtype)
+    design = design_from_formula("~ sex", pd.DataFrame({"sex": sex}))
+    level = design.columns[1]  # a categorical column has the order of its categories
+    assert design.shape == (20, 2)
+    assert design[level].tolist() == ([1, 1, 0, 0] if level == "sex[T.F]" else [0, 0, 1, 1]) * 5
+    with pytest.raises(DesignError, match="'sex', which is missing for 3"):
+        design_from_formula("~ sex", pd.DataFrame({"sex": ["F", "M", "F", " ", "M"]}))
+
+
+def test_factors_with_some_labels_like_numbers():
+    scanner = ["Prisma", "Skyra", "7"] * 8
+    assert design_from_formula("~ scanner", pd.DataFrame({"scanner": scanner})).shape == (24, 3)
+
+
+def test_a_category_that_nobody_has():
+    """After a selection of subjects pandas keeps all categories; R's lm and a new factor have those that occur."""
+    group = pd.Categorical(["a", "b"] * 6, categories=["unused", "a", "b", "other"])
+    with pytest.warns(UserWarning, match="nobody has unused, other of 'group'"):
+        design = design_from_formula("~ group", pd.DataFrame({"group": group}))
+    assert list(design.columns) == ["intercept", "group[T.b]"]

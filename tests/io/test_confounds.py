@@ -320,7 +320,7 @@ def test_events(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("onset,duration\n1,2\n", "separated by tabs .* is 'onset,duration'"),
+        ("onset,duration\n1,2\n", "separated by tabs, .* commas: 'onset,duration'; save"),
         ("onset duration\n1 2\n", "separated by tabs"),
         ("", "separated by tabs"),
         ("onset\ttrial_type\n1\ta\n", "has onset, trial_type; add"),
