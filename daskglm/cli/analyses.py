@@ -9,6 +9,7 @@ import click
 from daskglm.cli.options import (
     LongCommand,
     example,
+    exclude_option,
     image_options,
     named,
     one_or_many,
@@ -183,6 +184,9 @@ def permute(
 @click.option("--noise", "noise_model", default="ar1", help="ols, ar1, ar2, ...")
 @click.option("--smoothing-fwhm", type=float, help="Smooth each volume first, in mm.")
 @click.option("--participant-label", "subjects", multiple=True, help="Only these subjects.")
+@exclude_option
+@click.option("--group-stores", is_flag=True, default=None,
+              help="Store the effects of these subjects for the group; those of all are stored anyway.")  # fmt: skip
 @click.option(
     "--filter",
     "filters",

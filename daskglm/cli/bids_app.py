@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import click
@@ -13,12 +14,13 @@ import click
 from daskglm.cli import analyses
 from daskglm.cli.model_file import option_name, read_document
 from daskglm.cli.run import as_arguments, run_stats_model, run_steps
-from daskglm.errors import OutputError, ParameterError, nearest
+from daskglm.errors import OutputError, ParameterError, listing, nearest
 
 _EXAMPLE = "daskglm-bids ds001 out participant --participant-label 01 02 --task faces --contrast 'face - house'"
 _LEVELS = {"participant": analyses.first_level, "group": analyses.group}
 # Options that have names of their own in BIDS Apps, or that the two folders stand for.
-_NOT_PASSED = ("n-jobs", "participant-label", "output")
+_NOT_PASSED = ("n-jobs", "participant-label", "exclude", "group-stores", "output")
+_WHO = ("participant_label", "exclude")
 # With a model, what still is to be said.
 _BESIDE_MODEL = ("cluster", "performance-report", "log-file", "quiet", "json", "dry-run", "no-report", "overwrite")
 
@@ -50,22 +52,23 @@ def bids(ctx: click.Context, /, arguments: tuple[str, ...]) -> None:
     given = vars(_parser().parse_args(list(arguments)))
     level, folder = given.pop("analysis_level"), os.path.abspath(given.pop("output_dir"))
     dataset, model, mem_mb = os.path.abspath(given.pop("bids_dir")), given.pop("model"), given.pop("mem_mb")
-    labels, n_cpus = given.pop("participant_label"), given.pop("n_cpus")
+    labels, exclude = ([text.removeprefix("sub-") for text in given.pop(name) or ()] for name in _WHO)
+    n_cpus = given.pop("n_cpus")
     options = {name.replace("_", "-"): value for name, value in given.items() if name != "skip_bids_validator"}
     _check_options(options, level, model)
-    if labels and level == "group":
-        raise ParameterError("the group level takes all participants; leave --participant-label out")
-    options |= {"participant-label": labels or [], "n-jobs": [] if n_cpus is None else [n_cpus]}
+    options |= {"n-jobs": [] if n_cpus is None else [n_cpus]}
+    if level == "participant":
+        options |= {"participant-label": labels, "exclude": exclude}
     worst = 0
     before = ALLOWED_MEMORY.set(None if mem_mb is None else mem_mb * 10**6)
     try:
         if level == "group":
-            everyone = _first_level_of_everyone(folder)
+            first = _first_level_for(folder, labels, exclude)
             more = ["--dry-run"] if options.get("dry-run") else []
             # What it says is not the result that was asked for.
             with redirect_stdout(sys.stderr):
-                worst = run_steps([lambda: [everyone[0], *more, *everyone[1:]]] if everyone else [])
-            if worst > 1 or (everyone and more):
+                worst = run_steps([lambda: [first[0], *more, *first[1:]]] if first else [])
+            if worst > 1 or (first and more):
                 ctx.exit(worst)
         if model is not None:
             from daskglm.models.stats_model import read_stats_model
@@ -101,8 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("output_dir", help="result folder")
     parser.add_argument("analysis_level", choices=list(_LEVELS))
     parser.add_argument(
-        "--participant-label", "--participant_label", nargs="+", metavar="LABEL", help="only these, without sub-"
-    )
+        "--participant-label", "--participant_label", nargs="+", metavar="LABEL",
+        help="only these, without sub- (at the group level: of those that the participant level took)",
+    )  # fmt: skip
+    parser.add_argument("--exclude", nargs="+", metavar="LABEL", help="leave these participants out")
     parser.add_argument("--skip-bids-validator", "--skip_bids_validator", action="store_true",
                         help="accepted; only what an analysis needs is ever checked")  # fmt: skip
     parser.add_argument("-v", "--version", action="version", version=f"daskglm {version('daskglm')}")
@@ -138,23 +143,66 @@ def _arguments(options: dict[str, Any]) -> list[str]:
     return [*flags, *as_arguments({name: value for name, value in options.items() if value is not True})]
 
 
-def _first_level_of_everyone(folder: str) -> list[str]:
-    """The command for all participants, where only single ones were asked for: what is done is kept."""
+def _first_level_for(folder: str, labels: list[str], exclude: list[str]) -> list[str]:
+    """The command that makes the group's stores of some participants; none where they are there."""
     from daskglm.io.journal import load_records
     from daskglm.models.cohort_stores import group_stores
 
-    if group_stores(folder):
-        return []
     records = [record for record in load_records(folder) if record.kind == "first-level"]
-    left_out = ("--participant-label", "--json")
-    found = {tuple(text for text in item.command if not text.startswith(left_out)) for item in records}
-    if len(found) != 1 or not next(iter(found)):
-        why = "was run with options that differ" if len(found) > 1 else "was not run there by a command"
+    if group_stores(folder) and not any(record.command for record in records) and not labels and not exclude:
+        return []  # made in Python
+    asked = [record.command for record in records if "--group-stores" not in record.command]
+    plain = {tuple(_without(command)) for command in asked}
+    if len(plain) != 1 or not next(iter(plain)):
+        why = "was run with options that differ" if len(plain) > 1 else "was not run there by a command"
         raise OutputError(
-            f"the group level takes the group stores in {folder}, but there are none, and the participant level {why}; "
+            f"the group level takes what the participant level gave, but in {folder} the participant level {why}; "
             "run it with the same options for all participants: what is done is kept"
         )
-    return list(next(iter(found)))
+    (command,) = plain
+    who, last = _who(asked, labels, exclude), records[-1]
+    same = sorted(_without(last.command, ("--json",))) == sorted([*command, *who])
+    return [] if same and last.now == "complete" and group_stores(folder) else [command[0], *who, *command[1:]]
+
+
+def _who(asked: list[list[str]], labels: list[str], exclude: list[str]) -> list[str]:
+    """Options for the participants of the group: of those that the participant level was asked for."""
+    everyone = [command for command in asked if not _values(command, "--participant-label")]
+    never = {text for command in everyone for text in _values(command, "--exclude")}
+    named = {text for command in asked for text in _values(command, "--participant-label")}
+    unknown = [text for text in labels if text not in named and (not everyone or text in never)]
+    if unknown:
+        raise ParameterError(
+            f"the group level takes participants of the participant level, which was not run for {listing(unknown)}; "
+            "run it for them first"
+        )
+    chosen = labels or ([] if everyone else sorted(named))
+    left_out = sorted({*exclude, *(never - named if everyone and not labels else ())})
+    if not chosen and set(left_out) == never:
+        return [f"--exclude={text}" for text in left_out]
+    chosen = [text for text in chosen if text not in left_out]
+    if labels or not everyone:
+        if not chosen:
+            raise ParameterError("no participant is left: every one is excluded; take fewer out")
+        return ["--group-stores", *(f"--participant-label={text}" for text in chosen)]
+    return ["--group-stores", *(f"--exclude={text}" for text in left_out)]
+
+
+def _values(command: list[str], name: str) -> list[str]:
+    """Values of an option, "--name=value" or "--name value", without "sub-"."""
+    joined = [text.partition("=")[2] for text in command if text.startswith(f"{name}=")]
+    apart = [value for text, value in pairwise(command) if text == name]
+    return [text.removeprefix("sub-") for text in [*joined, *apart]]
+
+
+def _without(command: list[str], names: tuple[str, ...] = ("--participant-label", "--exclude", "--json")) -> list[str]:
+    """A command without some options, of which --json has no value."""
+    kept: list[str] = []
+    for before, text in pairwise(["", *command]):
+        value = before in names and before != "--json"
+        if not value and text.partition("=")[0] not in names:
+            kept.append(text)
+    return kept
 
 
 def _group_steps(folder: str, options: dict[str, Any]) -> list[Callable[[], list[str]]]:

@@ -53,6 +53,13 @@ def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def exclude_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Whom to leave out."""
+    return click.option(
+        "--exclude", multiple=True, metavar="ID|FILE", help="Subjects to leave out, or a list of them."
+    )(command)
+
+
 class LongCommand(click.Command):
     """A command that runs long; ``--dry-run`` plans it."""
 

@@ -124,6 +124,8 @@ def first_level_analysis(
     task: str | None = None,
     space: str | None = None,
     subjects: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    group_stores: bool | None = None,
     filters: Any = None,
     derivatives: str = "derivatives",
     confounds: Sequence[str] = (),
@@ -158,6 +160,10 @@ def first_level_analysis(
         Name to expression of regressors, for t and F.
     task, space, subjects, filters, derivatives
         As for :func:`~daskglm.io.bids.find_runs`.
+    exclude : sequence of str
+        Subjects to leave out.
+    group_stores : bool, optional
+        Store the effects of these subjects for the group; by default unless `subjects` are named.
     confounds : sequence of str
         Strategies and columns, as in ``("motion", "scrub=5", "framewise_displacement", "a_comp_cor_0?")``, see
         :func:`~daskglm.io.confound_strategies.parse_strategies`; none by default.
@@ -202,8 +208,11 @@ def first_level_analysis(
     root = os.path.abspath(dataset)
     timings: dict[str, float] = {}
     with stage("find runs", timings):
-        runs = find_runs(root, task, space, subjects=subjects, filters=filters, derivatives=derivatives)
-    choice = Choice.of(runs, root, derivatives, filters, subjects)
+        runs = find_runs(
+            root, task, space, subjects=subjects, exclude_subjects=exclude, filters=filters, derivatives=derivatives
+        )
+    everyone, stores = subjects is None and not exclude, subjects is None if group_stores is None else group_stores
+    choice = Choice.of(runs, root, derivatives, filters, everyone, stores)
     plan = Plan(
         output=os.path.abspath(output),
         contrasts=definitions,
@@ -221,29 +230,30 @@ def first_level_analysis(
         version=software()["daskglm"],
         selection=choice.hash(),
     )
-    result = _analyse(runs, replace(plan, analysis=plan.hash()), choice, timings, n_jobs, progress)
+    # A record for all, one for each choice of subjects, and one of the stores that a choice was asked for.
+    record = "run" if everyone else "run-stores" if group_stores else f"run-{joblib.hash(choice.subjects)}"
+    result = _analyse(runs, replace(plan, analysis=plan.hash()), choice, record, timings, n_jobs, progress)
     return replace(result, output=os.fspath(output), seconds=time.time() - started)
 
 
 def _analyse(
-    runs: Sequence[Run], plan: Plan, choice: Choice, timings: dict[str, float], n_jobs: int | None, progress: bool
-) -> CohortResult:
+    runs: Sequence[Run], plan: Plan, choice: Choice, record: str, timings: dict[str, float], n_jobs: int | None,
+    progress: bool,
+) -> CohortResult:  # fmt: skip
     """Fit runs, combine those of each subject and store the effects."""
-    everyone = choice.subjects is None
     with stage("check designs", timings):
-        participants, notes = read_participants(choice.dataset) if everyone else (None, [])
+        participants, notes = read_participants(choice.dataset) if choice.stores else (None, [])
         check_extras(runs, plan)
         lacking = check_confounds(runs, plan.strategies)
         check_contrasts(runs, plan)
-        needed, _ = plan_runs(runs, plan, everyone, machine(n_jobs))
+        needed, _ = plan_runs(runs, plan, choice.stores, machine(n_jobs))
     grouped: dict[str, list[Run]] = {}
     for run in runs:
         grouped.setdefault(run.subject, []).append(run)
     check_resources(needed, plan.output, kept=sum(folder_bytes(os.path.join(plan.output, name)) for name in grouped))
     fit, combine = partial(fit_run_files, plan=plan), partial(combine_files, plan=plan)
-    name = "run" if everyone else f"run-{joblib.hash(choice.subjects)}"
     prepare = partial(prepare_cohort, plan, choice, grouped)
-    with running(plan.output, "first-level", name=name, shared=not everyone, prepare=prepare) as journal:
+    with running(plan.output, "first-level", name=record, shared=not choice.stores, prepare=prepare) as journal:
         journal.begin(len(runs) + len(grouped), partial(count_done, plan, grouped))
         with stage("fit runs", timings):
             receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
@@ -251,15 +261,15 @@ def _analyse(
         write_failures(plan.output, result.failures, choice.subjects)
         result.notes += sorted({note for item in receipts for run in item.runs for note in run.warnings})
         result.notes += [*lacking, *_without_mask(runs)]
-        if everyone:
+        if choice.stores:
             with stage("store effects", timings):
                 result.stores, more = store_effects(receipts, plan, participants)
             result.notes += notes + more
         else:
-            result.notes.append("no group store: it is made when all subjects are asked for")
+            result.notes.append("no group store: it is made when all subjects are asked for, or with --group-stores")
         for contrast in plan.contrasts:
             receipt, key = result.picture(contrast)
-            if everyone and read_receipt(receipt, key) is None:
+            if choice.stores and read_receipt(receipt, key) is None:
                 remove_unit(receipt)  # of other maps than those there are now
         result.peaks = _peaks(receipts, plan)
         inputs = sorted({path for run in runs for path in run_inputs(run, plan)})

@@ -40,6 +40,8 @@ class Choice:
         Entity and values.
     subjects : list of str or None
         None for all.
+    stores : bool
+        Whether the effects of these subjects are stored for the group.
     """
 
     dataset: str
@@ -48,9 +50,12 @@ class Choice:
     space: str
     filters: list[tuple[str, list[str]]]
     subjects: list[str] | None
+    stores: bool
 
     @classmethod
-    def of(cls, runs: Sequence[Run], dataset: str, derivatives: str, filters: Any, subjects: Any) -> "Choice":
+    def of(
+        cls, runs: Sequence[Run], dataset: str, derivatives: str, filters: Any, everyone: bool, stores: bool
+    ) -> "Choice":
         """The choice that gave some runs.
 
         Parameters
@@ -61,8 +66,10 @@ class Choice:
             As they were given.
         filters : sequence of (entity, value) or None
             Filters.
-        subjects : sequence of str or None
-            Subjects.
+        everyone : bool
+            Whether no subjects were named or excluded.
+        stores : bool
+            Whether their effects are stored for the group.
 
         Returns
         -------
@@ -74,7 +81,8 @@ class Choice:
             task=runs[0].entities.get("task", ""),
             space=runs[0].entities.get("space", ""),
             filters=sorted((entity, _texts(value)) for entity, value in filters or ()),
-            subjects=None if subjects is None else sorted({run.subject for run in runs}),
+            subjects=None if everyone else sorted({run.subject for run in runs}),
+            stores=stores,
         )
 
     def hash(self) -> str:

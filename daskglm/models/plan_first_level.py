@@ -65,6 +65,8 @@ def plan_first_level(
     task: str | None = None,
     space: str | None = None,
     subjects: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    group_stores: bool | None = None,
     filters: Any = None,
     derivatives: str = "derivatives",
     confounds: Sequence[str] = (),
@@ -84,7 +86,9 @@ def plan_first_level(
 
     Parameters
     ----------
-    dataset, output, contrasts, f_contrasts, task, space, subjects, filters, derivatives, confounds, smoothing_fwhm
+    dataset, output, contrasts, f_contrasts, task, space, subjects, exclude, group_stores, filters, derivatives
+        As for the analysis.
+    confounds, smoothing_fwhm
         As for the analysis.
     noise_model, bins, signal_scaling, standardize, t_r, slice_time_ref, precision_weighted, n_jobs
         As for the analysis.
@@ -114,7 +118,10 @@ def plan_first_level(
     if filters is not None:
         filters = list(filters.items() if isinstance(filters, Mapping) else filters)
     root = os.path.abspath(dataset)
-    runs = find_runs(root, task, space, subjects=subjects, filters=filters, derivatives=derivatives)
+    runs = find_runs(
+        root, task, space, subjects=subjects, exclude_subjects=exclude, filters=filters, derivatives=derivatives
+    )
+    stores = subjects is None if group_stores is None else group_stores
     treatment = Treatment(
         output="", contrasts=definitions, labels=bids_labels(definitions), kinds=kinds,
         strategies=parse_strategies(confounds), design=design, noise=parse_noise_model(noise_model, bins, 0),
@@ -124,13 +131,13 @@ def plan_first_level(
     check_extras(runs, treatment)
     lacking = check_confounds(runs, treatment.strategies)
     check_contrasts(runs, treatment)
-    plan, largest = plan_runs(runs, treatment, subjects is None, machine(n_jobs), _LOOKED_AT)
+    plan, largest = plan_runs(runs, treatment, stores, machine(n_jobs), _LOOKED_AT)
     plan = replace(plan, notes=(*plan.notes, *lacking))
     return _timed(plan, runs, largest[0]) if calibrate and largest else plan
 
 
 def plan_runs(
-    runs: Sequence[Run], treatment: Treatment, everyone: bool, where: Machine, looked_at: int = 1
+    runs: Sequence[Run], treatment: Treatment, stores: bool, where: Machine, looked_at: int = 1
 ) -> tuple[Plan, list["_Largest"]]:
     """The plan of runs that were found.
 
@@ -140,8 +147,8 @@ def plan_runs(
         Runs.
     treatment : cohort_units.Plan
         What is done to each.
-    everyone : bool
-        Whether all subjects are asked for: then stores are made.
+    stores : bool
+        Whether effects are stored for the group.
     where : Machine
         Workers.
     looked_at : int
@@ -155,7 +162,7 @@ def plan_runs(
     """
     largest = list(islice(_largest(runs, treatment), looked_at))
     people = {run.subject for run in runs}
-    n_stores = sum(kind == "t" for kind in treatment.kinds.values()) if everyone else 0
+    n_stores = sum(kind == "t" for kind in treatment.kinds.values()) if stores else 0
     needs, written = Needs(0, 0, 0), 0
     if largest:
         n_runs = max(sum(run.subject == person for run in runs) for person in people)

@@ -63,10 +63,12 @@ def cohort_analysis(folder: str, record: Mapping[str, Any]) -> Analysis:
     -------
     Analysis
     """
-    subjects = _receipts(folder, "sub-*/*_glm.json")
+    # Of a call that made stores, its subjects; other calls each add theirs.
+    only = record.get("subjects") if record.get("stores") else None
+    subjects = _receipts(folder, "sub-*/*_glm.json", only)
     done = [item for item in subjects if not item.get("error")]
     inputs = [item["path"] for item in record.get("inputs", ())]
-    found = _receipts(folder, "sub-*/**/func/*_glm.json")
+    found = _receipts(folder, "sub-*/**/func/*_glm.json", only)
     runs = [_run(item, inputs) for item in found if not item.get("error")]
     designs = {run.name: design for run in runs[:_DESCRIBED] if (design := _design(run)) is not None}
     kinds = {name: _kind(done, label) for name, label in bids_labels(record["contrasts"]).items()}
@@ -104,12 +106,12 @@ def cohort_analysis(folder: str, record: Mapping[str, Any]) -> Analysis:
     )  # fmt: skip
 
 
-def _receipts(folder: str, pattern: str) -> list[dict[str, Any]]:
-    """Receipts, each with the place where it is."""
+def _receipts(folder: str, pattern: str, only: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Receipts of some subjects or of all, each with the place where it is."""
     found = []
     for path in glob_paths(os.path.join(_escaped(folder), pattern)):
         receipt = load_receipt(path)
-        if receipt is not None and "name" in receipt:
+        if receipt is not None and "name" in receipt and (only is None or receipt["subject"] in only):
             # A folder may have been moved.
             found.append({**receipt, "folder": os.path.dirname(path)})
     return found

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from test_cli import run
 from test_cli_first_level import cohort as bids  # noqa: F401 (a fixture)
-from test_cli_model_file import QUIET, TWO_LEVEL, same
+from test_cli_model_file import QUIET, TWO_LEVEL, maps, same
 
 MODEL = ["--task", "x", "--filter", "res=2", "--contrast", "a-b=a - b", "--noise", "ols"]
 
@@ -64,6 +64,55 @@ def test_participants_one_by_one_and_then_the_group(dataset, tmp_path):
     same(parts, whole)
 
 
+def people(folder):
+    """Subjects of the group store."""
+    (store,) = folder.glob("group/*.zarr")
+    return json.loads(run("info", store, "--json")[1])["samples"]
+
+
+def test_labels_hold_for_the_group(dataset, tmp_path):
+    """The group is of those that the participant level was asked for, and never fits another."""
+    out = tmp_path / "out"
+    for label in ("01", "02"):
+        assert app(dataset, out, "participant", "--participant-label", label, *MODEL, *QUIET)[0] == 0
+    status, text = app(dataset, out, "group", "--contrast", "intercept", *QUIET)
+    assert status == 0, text
+    assert people(out) == ["sub-01", "sub-02"]
+    assert sorted(path.name for path in out.glob("sub-*")) == ["sub-01", "sub-02"]
+    first = maps(out / "group-level")
+    # Again: nothing is made anew; with another participant the stores are.
+    status, text = app(dataset, out, "group", "--contrast", "intercept", "--overwrite", *QUIET)
+    assert (status, "first-level" in text) == (0, False), text
+    assert app(dataset, out, "participant", "--participant-label", "04", *MODEL, *QUIET)[0] == 0
+    assert app(dataset, out, "group", "--contrast", "intercept", "--overwrite", *QUIET)[0] == 0
+    assert people(out) == ["sub-01", "sub-02", "sub-04"]
+    # Fewer at the group level than at the participant level.
+    for fewer in (["--participant-label", "sub-01", "02"], ["--exclude", "04"]):
+        assert app(dataset, out, "group", *fewer, "--contrast", "intercept", "--overwrite", *QUIET)[0] == 0
+        assert people(out) == ["sub-01", "sub-02"]
+        again = maps(out / "group-level")
+        assert all(np.array_equal(again[name], first[name], equal_nan=True) for name in first)
+    status, text = app(dataset, out, "group", "--participant-label", "03", *QUIET)
+    assert (status, "was not run for 03" in text) == (2, True), text
+
+
+def test_excluded_participants(dataset, tmp_path):
+    out = tmp_path / "out"
+    assert app(dataset, out, "participant", "--exclude", "sub-03", *MODEL, *QUIET)[0] == 0
+    assert app(dataset, out, "group", "--contrast", "intercept", *QUIET)[0] == 0
+    assert people(out) == ["sub-01", "sub-02", "sub-04"]
+    assert not (out / "sub-03").exists()
+    status, text = app(dataset, out, "group", "--participant-label", "03", *QUIET)
+    assert (status, "was not run for 03" in text) == (2, True), text
+    assert app(dataset, out, "group", "--exclude", "01", "--contrast", "intercept", "--overwrite", *QUIET)[0] == 0
+    assert people(out) == ["sub-02", "sub-04"]
+    # The earlier choice of the group is not that of the participant level.
+    assert app(dataset, out, "group", "--contrast", "intercept", "--overwrite", *QUIET)[0] == 0
+    assert people(out) == ["sub-01", "sub-02", "sub-04"]
+    status, text = app(dataset, out, "group", "--exclude", "05", *QUIET)
+    assert (status, "no subject '05'" in text) == (2, True), text
+
+
 def test_a_model_at_both_levels(dataset, tmp_path):
     path = tmp_path / "model.json"
     path.write_text(json.dumps(TWO_LEVEL))
@@ -80,7 +129,7 @@ WRONG = {
     "label": (["participant", "--participant-label", "05", *MODEL], "no subject '05'"),
     "group option": (["participant", *MODEL, "--formula", "~ age"], "--formula is not an option of the participant"),
     "first option": (["group", "--task", "x"], "--task is not an option of the group level"),
-    "label of group": (["group", "--participant-label", "01"], "leave --participant-label out"),
+    "label of group": (["group", "--participant-label", "01"], "the participant level was not run there"),
     "no participants": (["group"], "the participant level was not run there"),
     "number": (["participant", "--n_cpus", "two"], "invalid int value: 'two'"),
     "model and options": (["participant", "--model", "x.json", "--task", "x"], "--task was given too"),
