@@ -110,7 +110,7 @@ def check_any_finite(values: NDArray[Any], name: str, remedy: str = "restore the
         raise ImageError(f"{name} has no finite value in the mask; {remedy}")
 
 
-def check_varies(values: NDArray[Any], name: str) -> None:
+def check_varies(values: NDArray[Any], name: str, remedy: str = "restore the image or drop its subject") -> None:
     """Raise where an image has one and the same value everywhere: it failed to be made, and says nothing.
 
     Parameters
@@ -119,6 +119,8 @@ def check_varies(values: NDArray[Any], name: str) -> None:
         Values of an image in the mask; a single voxel, or finite value, cannot vary.
     name : str
         What it is, for the message.
+    remedy : str
+        What to do.
 
     Raises
     ------
@@ -126,11 +128,13 @@ def check_varies(values: NDArray[Any], name: str) -> None:
         Naming it.
     """
     for row in values:
+        # Most images vary from one voxel to the next: only the others are looked through.
+        if row.size > 1 and np.isfinite(row[:2]).all() and row[0] != row[1]:
+            continue
         finite = row[np.isfinite(row)]
         if finite.size > 1 and (finite == finite[0]).all():
             raise ImageError(
-                f"an image varies within the mask, but {name} is {finite[0]:g} in all {finite.size:,} voxels; restore "
-                "the image or drop its subject"
+                f"an image varies within the mask, but {name} is {finite[0]:g} in all {finite.size:,} voxels; {remedy}"
             )
 
 
@@ -264,9 +268,9 @@ def array_from_images(images: Sequence[Any], how: Preparation) -> da.Array:
         As :func:`array_from_files`; an image that is still a proxy is read by the task and not kept.
     """
     if len(images) == 1 and len(images[0].shape) == 4:
-        rows = [(images[0], slice(k, k + 1)) for k in range(images[0].shape[3])]
+        rows = [(images[0], slice(k, k + 1), k) for k in range(images[0].shape[3])]
     else:
-        rows = [(image, slice(None)) for image in images]
+        rows = [(image, slice(None), k) for k, image in enumerate(images)]
     kinds = {np.asanyarray(image.dataobj[:1, :1, :1]).dtype for image in images}
     double = how.target_affine is not None or not kinds <= {np.dtype(t) for t in ("f4", "i2", "u1", "i1", "u2")}
     return _array_of_rows(_mask_block, rows, how, np.dtype(np.float64 if double else np.float32))
@@ -326,7 +330,7 @@ def resample(image: Any, target_affine: Any, target_shape: Any, interpolation: s
 
 
 def _array_of_rows(
-    reader: Callable[..., Any], rows: Sequence[tuple[Any, slice]], how: Preparation, dtype: np.dtype[Any]
+    reader: Callable[..., Any], rows: Sequence[tuple[Any, ...]], how: Preparation, dtype: np.dtype[Any]
 ) -> da.Array:
     """Blocks of rows, each made by one call of the reader."""
     n_voxels = how.space.voxels.size
@@ -362,14 +366,15 @@ def _read_volumes(rows: NDArray[Any], how: Preparation, dtype: np.dtype[Any]) ->
 def _mask_block(rows: NDArray[Any], how: Preparation, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Take some images in memory to vectors: (m, V)."""
     block = np.empty((len(rows), how.space.voxels.size), dtype)
-    for index, (image, volume) in enumerate(rows):
+    for index, (image, volume, number) in enumerate(rows):
         if len(image.shape) == 4:
             grid = np.asanyarray(image.dataobj[..., volume])[..., 0]
         else:
             grid = np.asanyarray(image.dataobj)
         values = grid.reshape(1, -1, order="F").astype(dtype, copy=False)
-        prepared = prepare(values, grid.shape, image.affine, f"image {index}", how)
-        check_any_finite(prepared, f"image {index}")
+        prepared = prepare(values, grid.shape, image.affine, f"image {number}", how)
+        check_any_finite(prepared, f"image {number}")
+        check_varies(prepared, f"image {number}")
         block[index] = prepared[0]
     return block
 

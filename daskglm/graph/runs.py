@@ -14,8 +14,9 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from daskglm.errors import ImageError, listing
 from daskglm.graph.compute import shared, task
-from daskglm.graph.images import Preparation, check_any_finite, prepare
+from daskglm.graph.images import Preparation, check_any_finite, check_varies, prepare
 from daskglm.io.nifti import read_header, stream_volumes
 from daskglm.kernels.basis import with_constant
 from daskglm.kernels.lagged import LaggedMoments, Lags, plan_lags, select, sum_lagged
@@ -30,6 +31,7 @@ _SLAB_VOLUMES = (16, 128)
 _PART_VOLUMES = 64
 _EXACT_IN_FLOAT32 = (np.float32, np.float16, np.uint8, np.int8, np.int16, np.uint16)
 _EMPTY = np.empty(0, dtype=object)
+_REMEDY = "restore the run, or leave such volumes (sample_masks) or the run out"
 T = TypeVar("T")
 
 
@@ -260,11 +262,18 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
     size = min(int(np.clip(_SLAB_VALUES // max(n_voxels, 1), *_SLAB_VOLUMES)), len(wanted))
     numbers, filled = set(wanted.tolist()), 0
     buffers: list[NDArray[Any]] = []
+    faults: dict[int, ImageError] = {}
     for number, values, shape, affine, name in _volumes(run.source, int(wanted[0]), int(wanted[-1]) + 1):
         if number not in numbers:
             continue
         row = prepare(values[None], shape, affine, name, run.how)
-        check_any_finite(row, f"volume {number} of {name}", "leave the volume out by sample_masks, or restore the run")
+        try:
+            check_any_finite(row, f"volume {number} of {name}", _REMEDY)
+            check_varies(row, f"volume {number} of {name}", _REMEDY)
+        except ImageError as error:
+            faults[number] = error
+        if faults:  # read on, for all of them are named
+            continue
         row = percent_of_volume(row) if run.by_volume else row
         if not buffers:  # made once: fresh memory costs more than the arithmetic
             buffers = [np.empty((size, n_voxels), row.dtype) for _ in range(1 if size == len(wanted) else n_buffers)]
@@ -273,6 +282,9 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
         if filled == size:
             yield buffers[0]
             buffers, filled = [*buffers[1:], buffers[0]], 0
+    if faults:
+        others = f" (and so are volumes {listing(list(faults)[1:], 20)})" if len(faults) > 1 else ""
+        raise ImageError(f"{next(iter(faults.values()))}{others}")
     if filled:
         yield buffers[0][:filled]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from daskglm.errors import ImageError, ParameterError, listing, nearest
 from daskglm.io.bids import Run, find_runs
@@ -14,6 +15,7 @@ from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_mask
 from daskglm.models.first_level import FirstLevelModel
 from daskglm.models.options import header_image
+from daskglm.models.runs import LEFT_OUT
 from daskglm.schema.space import VolumeSpace
 
 _REFINEMENTS = (
@@ -43,7 +45,8 @@ def first_level_from_bids(
 
     ``models[k].fit(images[k], events[k], confounds[k])`` fits subject k. nilearn's function, with its defects
     mended: "derivatives" gives every subject the mask of its own runs, and volumes that are scrubbed are left
-    out by `fit` (each table of confounds carries them in ``attrs["sample_mask"]``).
+    out by `fit`: the model holds which are kept of each run in ``model.sample_masks``, one bool a volume by the path of
+    the image, whatever becomes of the tables.
 
     Parameters
     ----------
@@ -73,6 +76,8 @@ def first_level_from_bids(
     Returns
     -------
     models : list of FirstLevelModel
+        With ``sample_masks`` where volumes are scrubbed or not in a steady state; functions that fit without a
+        model, such as :func:`beta_series`, take ``sample_mask=model.sample_masks[image]``.
     images : list of list of str
     events : list of list of DataFrame
     confounds : list of list of DataFrame, or None
@@ -104,10 +109,14 @@ def first_level_from_bids(
         times = _times(own, t_r, slice_time_ref)
         mask = _common_mask(own) if isinstance(mask_img, str) and mask_img == "derivatives" else mask_img
         label = subject.removeprefix("sub-")
-        models.append(FirstLevelModel(**{**parameters, **times, "mask_img": mask, "subject_label": label}))
+        tables = [_confounds(run, strategies) for run in own] if strategies is not None else []
+        masks = {run.bold: mask for run, (_, mask) in zip(own, tables, strict=bool(tables))}
+        held = masks if any(mask is not None for mask in masks.values()) else None
+        told = {**times, "mask_img": mask, "subject_label": label}
+        models.append(FirstLevelModel(**{"sample_masks": held, **parameters, **told}))
         images.append([run.bold for run in own])
         events.append([read_events(str(run.events)) for run in own])
-        confounds.append([_confounds(run, strategies) for run in own] if strategies is not None else [])
+        confounds.append([table for table, _ in tables])
     return models, images, events, confounds if strategies is not None else None
 
 
@@ -169,16 +178,17 @@ def _strategies(options: dict[str, Any]) -> dict[str, Any] | None:
     return {**strategies, **given}
 
 
-def _confounds(run: Run, strategies: dict[str, Any]) -> pd.DataFrame:
-    """Confounds of a run, with the volumes to keep in its attributes."""
+def _confounds(run: Run, strategies: dict[str, Any]) -> tuple[pd.DataFrame, NDArray[np.bool_] | None]:
+    """Confounds of a run, and which volumes are kept; None: all."""
     shape = read_header(run.bold).shape
     n_volumes = shape[3] if len(shape) > 3 else 1
     table, kept = load_confounds(run.bold, run.confounds, strategies, n_volumes)
     table = pd.DataFrame(index=range(n_volumes)) if table is None else table
-    if kept is not None:
-        table.attrs["sample_mask"] = np.asarray(kept)
-        table.attrs["sample_mask_of"] = len(table)
-    return table
+    if kept is None:
+        return table, None
+    mask = np.isin(np.arange(n_volumes), kept)
+    table.attrs[LEFT_OUT] = np.flatnonzero(~mask).tolist()
+    return table, mask
 
 
 def _common_mask(runs: Sequence[Run]) -> Any:

@@ -20,7 +20,15 @@ from daskglm.models.functional import map_image
 from daskglm.models.options import Options, checked
 from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.run_fits import label_run, lazy_solution
-from daskglm.models.runs import RunDesign, check_repetition_times, run_designs, run_preparation, run_shape, run_sources
+from daskglm.models.runs import (
+    RunDesign,
+    check_repetition_times,
+    masks_of_runs,
+    run_designs,
+    run_preparation,
+    run_shape,
+    run_sources,
+)
 
 DESIGN_PARAMETERS = (
     "hrf_model", "drift_model", "high_pass", "drift_order", "fir_delays", "min_onset", "oversampling", "modulators",
@@ -84,6 +92,9 @@ class FirstLevelModel(VoxelwiseModel):
     contiguous : bool
         True: volumes that `sample_masks` keeps count as consecutive for the autoregression, as in nilearn.
         False: lags never reach across volumes that were left out.
+    sample_masks : mapping of path to mask, or list of masks, optional
+        The volumes that `fit` keeps where it is given no others: of each run by its path, as
+        :func:`first_level_from_bids` finds them, or one mask a run. A run that a mapping does not name is refused.
 
     Attributes
     ----------
@@ -133,6 +144,7 @@ class FirstLevelModel(VoxelwiseModel):
         duration_modulation: bool = False,
         drop_early_events: bool = False,
         contiguous: bool = False,
+        sample_masks: Any = None,
     ) -> None:
         self.t_r = t_r
         self.slice_time_ref = slice_time_ref
@@ -162,6 +174,7 @@ class FirstLevelModel(VoxelwiseModel):
         self.duration_modulation = duration_modulation
         self.drop_early_events = drop_early_events
         self.contiguous = contiguous
+        self.sample_masks = sample_masks
 
     def fit(
         self,
@@ -184,7 +197,7 @@ class FirstLevelModel(VoxelwiseModel):
             A row a volume.
         sample_masks : array or list of arrays, optional
             Numbers of the volumes to keep, or one bool a volume; None in a list keeps all. By default those
-            that :func:`first_level_from_bids` put into the attributes of its confounds.
+            that the model holds: ``sample_masks``, which :func:`first_level_from_bids` sets where it scrubs.
         design_matrices : DataFrame or path, or list of them, optional
             Designs, in place of events and confounds.
         bins : int, None or "auto"
@@ -206,6 +219,7 @@ class FirstLevelModel(VoxelwiseModel):
         sources = run_sources(run_imgs)
         check_repetition_times(sources, self.t_r if design_matrices is None else None)
         shapes = [run_shape(source)[0] for source in sources]
+        sample_masks = masks_of_runs(sources, self.sample_masks) if sample_masks is None else sample_masks
         parameters = {name: getattr(self, name) for name in DESIGN_PARAMETERS}
         designs = run_designs(
             shapes, events, confounds, sample_masks, design_matrices, self.t_r, self.slice_time_ref, parameters

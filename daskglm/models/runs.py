@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -23,6 +23,9 @@ from daskglm.io.tables import as_table
 from daskglm.models.inputs import expand
 from daskglm.models.options import Options, header_image, preparation
 from daskglm.schema.space import VolumeSpace
+
+# In the attributes of confounds: volumes that are left out. pandas may lose it; it is a reminder only.
+LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
@@ -200,13 +203,16 @@ def run_designs(
         else:
             regressors = _confounds(all_confounds[index], n_volumes, run)
             if sample_masks is None and regressors is not None:
-                masks[index] = _scrubbed(regressors, run)
+                _check_none_left_out(regressors, run)
             table = all_events[index]
             table = read_events(os.fspath(table)) if isinstance(table, (str, os.PathLike)) else table
             times = frame_times(n_volumes, float(t_r or 0), slice_time_ref)
             design = make_first_level_design_matrix(times, table, add_regs=_columns(regressors), **parameters)
         if len(design) != n_volumes:
-            raise DesignError(f"a design has a row a volume, but that of {run} has {len(design)} for {n_volumes}")
+            raise DesignError(
+                f"a design has a row a volume, but that of {run} has {len(design)} for {n_volumes}; keep the rows of "
+                "volumes that sample_masks leaves out"
+            )
         volumes = _volumes(masks[index], n_volumes, run)
         designs.append(RunDesign(_checked(design.iloc[volumes], run), volumes))
     return designs
@@ -321,20 +327,54 @@ def _confounds(given: Any, n_volumes: int, run: str) -> pd.DataFrame | None:
     if len(table) != n_volumes:
         raise DesignError(
             f"confounds have a row a volume, but those of {run} have {len(table)} rows for {n_volumes} volumes; "
-            "check that they belong to this run"
+            "check that they belong to this run, and keep the rows of volumes that sample_masks leaves out"
         )
     return table
 
 
-def _scrubbed(table: pd.DataFrame, run: str) -> Any:
-    """The volumes that load_confounds keeps, which travel with its table."""
-    made_for = table.attrs.get("sample_mask_of", len(table))
-    if made_for != len(table):
-        raise DesignError(
-            f"the sample mask in the attributes of the confounds of {run} was made for {made_for} volumes, but the "
-            f"table has {len(table)} rows now; give sample_masks that fit, or [None] to keep all volumes"
+def _check_none_left_out(table: pd.DataFrame, run: str) -> None:
+    """Raise where a table is of a run of which volumes are left out, and nothing says which."""
+    left_out = table.attrs.get(LEFT_OUT)
+    if left_out:
+        raise ParameterError(
+            f"volumes {listing(left_out)} of {run} are left out by scrubbing, but no sample mask was given with its "
+            "confounds; give those of the model, model.sample_masks[path of the run], or [None] to keep all volumes"
         )
-    return table.attrs.get("sample_mask")
+
+
+def masks_of_runs(sources: Sequence[Any], masks: Mapping[str, Any] | Sequence[Any] | None) -> list[Any] | None:
+    """The sample masks that a model holds, of the runs that it is fitted to.
+
+    Parameters
+    ----------
+    sources : sequence of str or nibabel image
+        From :func:`run_sources`.
+    masks : mapping of path to mask, sequence of masks, or None
+        By path of the run, or one a run.
+
+    Returns
+    -------
+    list of masks, or None
+
+    Raises
+    ------
+    ParameterError
+        Where a run is none of those that the masks are of.
+    """
+    if not isinstance(masks, Mapping):
+        return None if masks is None else list(masks)
+    known = {os.path.realpath(path): mask for path, mask in masks.items()}
+    found = []
+    for index, source in enumerate(sources):
+        path = source if isinstance(source, str) else source.get_filename()
+        if path is None or os.path.realpath(path) not in known:
+            raise ParameterError(
+                f"sample_masks of the model say which volumes are kept of {listing(masks)}, but "
+                f"{_run_name(source, index)} is {'an image in memory' if path is None else 'none of these'}; give fit "
+                "sample_masks, one a run, or [None] to keep all volumes"
+            )
+        found.append(known[os.path.realpath(path)])
+    return found
 
 
 def _columns(table: pd.DataFrame | None) -> pd.DataFrame | None:

@@ -132,6 +132,20 @@ def test_one_image_without_a_finite_value_is_named(cohort):
         fit(cohort)
 
 
+@pytest.mark.parametrize("value", [0.0, 3.0])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_an_image_in_memory_that_is_the_same_everywhere_is_named(cohort, value, stacked):
+    images = [nib.load(path) for path in cohort.paths]
+    grids = [np.asarray(image.dataobj) for image in images]
+    grids[3] = np.full_like(grids[3], value)
+    affine = images[0].affine
+    given = [nib.Nifti1Image(grid, affine) for grid in grids]
+    if stacked:
+        given = nib.Nifti1Image(np.stack(grids, axis=-1), affine)
+    with pytest.raises(ImageError, match=rf"image 3 is {value:g} in all"):
+        fit(cohort, given)
+
+
 def test_no_voxel_with_enough_images(gappy):
     for index, path in enumerate(gappy.paths):
         rewrite(path, lambda d, a, k=index: (np.where(np.arange(d.size).reshape(d.shape) % 12 == k, d, np.nan), a))

@@ -3,14 +3,15 @@
 import json
 import os
 import re
+import warnings
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from daskglm import first_level_analysis, first_level_from_bids
-from daskglm.errors import DesignError, ImageError
+from daskglm import FirstLevelModel, beta_series, first_level_analysis, first_level_from_bids
+from daskglm.errors import DesignError, ImageError, ParameterError
 
 SHAPE, N_VOLUMES = (4, 4, 3), 60
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -140,6 +141,45 @@ def test_scrubbing_equals_nilearn(scrubbed, tmp_path, scrub):
         path = os.path.join(receipt.folder, f"{receipt.name}_contrast-aMinusB_stat-{stat}_statmap.nii.gz")
         np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9, err_msg=kind)
         np.testing.assert_allclose(nib.load(path).get_fdata(), theirs, rtol=1e-7, atol=1e-9, err_msg=kind)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda table: pd.concat([table, pd.DataFrame({"pulse": np.arange(len(table)) / 10})], axis=1),
+        lambda table: table.join(pd.DataFrame({"pulse": np.arange(len(table)) / 10})),
+        lambda table: table.reset_index().merge(pd.DataFrame({"index": range(len(table)), "pulse": 1.5}), on="index"),
+        lambda table: pd.DataFrame({name: table[name].tolist() for name in table}),
+        lambda table: table.to_numpy(),
+        lambda table: None,
+    ],
+    ids=["concat", "join", "merge", "DataFrame", "to_numpy", "none"],
+)
+def test_scrubbing_does_not_depend_on_what_becomes_of_the_tables(scrubbed, changed):
+    (model,), (images,), (events,), (confounds,) = first_level_from_bids(
+        scrubbed, "x", mask_img="derivatives", noise_model="ols", confounds_strategy=("motion", "scrub"),
+        confounds_motion="basic", confounds_scrub=0, confounds_fd_threshold=0.35, confounds_std_dvars_threshold=1.15,
+    )  # fmt: skip
+    kept = [int(model.sample_masks[image].sum()) for image in images]
+    assert all(0.5 * N_VOLUMES < number < N_VOLUMES for number in kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a constant column may be among these
+        model.fit(images, events, [changed(table) for table in confounds])
+    assert [len(design) for design in model.design_matrices_] == kept
+
+
+def test_scrubbed_confounds_with_another_model_need_a_sample_mask(scrubbed):
+    (model,), (images,), (events,), (confounds,) = first_level_from_bids(
+        scrubbed, "x", mask_img="derivatives", confounds_strategy=("motion", "scrub"), confounds_motion="basic",
+        confounds_scrub=0, confounds_fd_threshold=0.35, confounds_std_dvars_threshold=1.15,
+    )  # fmt: skip
+    with pytest.raises(ParameterError, match="left out by scrubbing, but no sample mask was given"):
+        FirstLevelModel(t_r=2.0, mask_img=False).fit(images, events, confounds)
+    series = {"t_r": 2.0, "mask_img": model.mask_img, "confounds": confounds[0]}
+    with pytest.raises(ParameterError, match=r"model\.sample_masks\[path of the run\]"):
+        beta_series(images[0], events[0], **series)
+    masked = beta_series(images[0], events[0], **series, sample_mask=model.sample_masks[images[0]])
+    assert masked.sizes["sample"] == len(events[0])
 
 
 def test_nothing_is_written_into_the_dataset(scrubbed, tmp_path_factory):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import nibabel as nib
 import numpy as np
@@ -128,6 +129,16 @@ def test_one_failure_does_not_stop_the_others(dataset, tmp_path):
     for mended, whole_subject in zip(again.subjects, fresh.subjects, strict=True):
         first, second = (statmap(item.folder, item.name, "z") for item in (mended, whole_subject))
         np.testing.assert_array_equal(first, second)
+
+
+def test_a_run_with_an_empty_volume_fails_with_its_number(dataset, tmp_path):
+    path = bold_of(dataset, "sub-02", 1)
+    data = nib.load(path).get_fdata()
+    data[..., 33] = 0
+    nib.save(nib.Nifti1Image(data, AFFINE), path)
+    result = run_cohort(dataset, tmp_path / "out")
+    (error,) = result.failures["error"]
+    assert re.search(r"volume 33 of .*sub-02_task-x_run-1.* is 0 in all", error)
 
 
 def test_other_parameters_do_the_work_again(dataset, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from nilearn.glm.first_level import FirstLevelModel as NilearnModel
 from nilearn.maskers import NiftiMasker
 from scipy import linalg
+from sklearn.base import clone
 from test_first_level import AFFINE, TR, Subject, assert_same, models, quiet, values
 
 from daskglm import FirstLevelModel
@@ -71,17 +72,42 @@ def test_levinson_equals_scipy_and_the_pseudo_inverse_where_it_must_stop():
     np.testing.assert_allclose(_yule_walker(stopped), np.array(expected).T, atol=1e-12)
 
 
-def test_a_scrubbed_table_that_was_cut_is_refused(single):
-    table = pd.DataFrame({"m": np.random.default_rng(0).standard_normal(74)})
-    table.attrs.update(sample_mask=np.r_[0:3, 5:74], sample_mask_of=74)
-    cut = table.iloc[4:].reset_index(drop=True)
+def test_a_model_holds_the_volumes_of_its_runs(subject):
+    keep = np.ones(70, bool)
+    keep[[3, 4, 40]] = False
+    arguments = {"t_r": TR, "mask_img": subject.mask_img}
+    explicit = FirstLevelModel(**arguments).fit(
+        subject.paths, subject.events, subject.confounds, sample_masks=[keep, None]
+    )
+    expected = explicit.compute_contrast("a - b").get_fdata()
+    held = FirstLevelModel(**arguments, sample_masks=dict(zip(subject.paths, (keep, None), strict=True)))
+    for runs in (subject.paths, [nib.load(path) for path in subject.paths]):
+        model = clone(held).fit(runs, subject.events, subject.confounds)
+        np.testing.assert_array_equal(model.compute_contrast("a - b").get_fdata(), expected)
+    # By the run, not by its place.
+    backwards = held.fit(subject.paths[::-1], subject.events[::-1], subject.confounds[::-1])
+    assert [len(design) for design in backwards.design_matrices_] == [70, 67]
+    assert len(held.fit(subject.paths[0], subject.events[0]).design_matrices_[0]) == 67
+    assert len(held.fit(subject.paths[0], subject.events[0], sample_masks=[None]).design_matrices_[0]) == 70
+    other = nib.Nifti1Image(subject.data[0], np.eye(4))
+    with pytest.raises(ParameterError, match="run 1 is an image in memory; give fit sample_masks"):
+        held.fit(other, subject.events[0])
+    with pytest.raises(ParameterError, match="has 60 for 70"):
+        held.set_params(sample_masks={subject.paths[0]: keep[:60]}).fit(subject.paths[0], subject.events[0])
+    with pytest.raises(ParameterError, match="1 for 2 runs"):
+        held.set_params(sample_masks=[keep]).fit(subject.paths, subject.events)
+
+
+def test_tables_of_the_kept_volumes_alone_are_refused(single):
+    kept = np.r_[0:3, 5:70]
     model = FirstLevelModel(t_r=TR, mask_img=single.mask_img)
-    with pytest.raises(DesignError, match="74 volumes"):
-        model.fit(single.paths, single.events, [cut])
-    assert len(model.fit(single.paths, single.events, [cut], [None]).design_matrices_[0]) == 70
-    table = single.confounds[0].copy()
-    table.attrs["sample_mask"] = np.r_[0:3, 5:70]
-    assert len(model.fit(single.paths, single.events, [table]).design_matrices_[0]) == 68
+    with pytest.raises(DesignError, match=r"68 rows for 70 volumes.*keep the rows"):
+        model.fit(single.paths, single.events, single.confounds[0].iloc[kept], [kept])
+    design = model.fit(single.paths, single.events).design_matrices_[0]
+    with pytest.raises(DesignError, match=r"68 for 70; keep the rows"):
+        FirstLevelModel(mask_img=single.mask_img).fit(
+            single.paths, sample_masks=[kept], design_matrices=design.iloc[kept]
+        )
 
 
 @pytest.mark.parametrize(
@@ -152,17 +178,30 @@ def test_a_pattern_gives_runs_in_the_order_of_their_numbers(tmp_path):
     assert np.array_equal(found, expected)
 
 
-def test_a_volume_without_values_can_be_left_out(single):
+@pytest.mark.parametrize(("value", "told"), [(np.nan, "no finite value"), (0.0, "is 0 in all"), (812.5, "is 812.5 in")])
+@pytest.mark.parametrize("smoothing_fwhm", [None, 4.0])
+def test_a_volume_without_values_can_be_left_out(single, value, told, smoothing_fwhm):
+    if value == 812.5 and smoothing_fwhm:
+        pytest.skip("smoothed, it is no longer the same everywhere")
     data = single.data[0].copy()
-    data[..., 7] = np.nan
+    data[..., 7] = value
     path = single.paths[0]
     nib.Nifti1Image(data, AFFINE).to_filename(path)
     keep = np.setdiff1d(np.arange(70), [7])
     for mask in (single.mask_img, False):
-        model = FirstLevelModel(t_r=TR, mask_img=mask)
-        with pytest.raises(ImageError, match=r"volume 7 of .*sample_masks"):
-            model.fit(path, single.events)
+        model = FirstLevelModel(t_r=TR, mask_img=mask, smoothing_fwhm=smoothing_fwhm)
+        for run in (path, nib.Nifti1Image(data, AFFINE)):
+            with pytest.raises(ImageError, match=rf"volume 7 of .*{told}.*sample_masks"):
+                model.fit(run, single.events)
         model.fit(path, single.events, sample_masks=[keep])
+
+
+def test_a_run_that_was_cut_short_is_refused_with_all_its_volumes(single):
+    data = single.data[0].copy()
+    data[..., 66:] = 0
+    model = FirstLevelModel(t_r=TR, mask_img=single.mask_img)
+    with pytest.raises(ImageError, match=r"volume 66 .* is 0 in all .*\(and so are volumes 67, 68, 69\)"):
+        model.fit(nib.Nifti1Image(data, AFFINE), single.events)
 
 
 def test_the_mask_is_computed_from_the_finite_volumes():
