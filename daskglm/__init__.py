@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from daskglm.design.first_level import check_design_matrix as check_design_matrix
     from daskglm.design.first_level import make_first_level_design_matrix as make_first_level_design_matrix
     from daskglm.design.formula import design_from_formula as design_from_formula
+    from daskglm.design.hrf import glover_dispersion_derivative as glover_dispersion_derivative
+    from daskglm.design.hrf import glover_hrf as glover_hrf
+    from daskglm.design.hrf import glover_time_derivative as glover_time_derivative
+    from daskglm.design.hrf import spm_dispersion_derivative as spm_dispersion_derivative
+    from daskglm.design.hrf import spm_hrf as spm_hrf
+    from daskglm.design.hrf import spm_time_derivative as spm_time_derivative
     from daskglm.design.matrix import make_second_level_design_matrix as make_second_level_design_matrix
     from daskglm.design.regressors import compute_regressor as compute_regressor
     from daskglm.errors import DaskGLMError as DaskGLMError
@@ -22,6 +28,11 @@ if TYPE_CHECKING:
     from daskglm.inference.thresholding import fdr_threshold as fdr_threshold
     from daskglm.inference.thresholding import threshold_stats_img as threshold_stats_img
     from daskglm.io.store import open_images as open_images
+    from daskglm.models.array_glm import Contrast as Contrast
+    from daskglm.models.array_glm import compute_contrast as compute_contrast
+    from daskglm.models.array_glm import expression_to_contrast_vector as expression_to_contrast_vector
+    from daskglm.models.array_glm import mean_scaling as mean_scaling
+    from daskglm.models.array_glm import run_glm as run_glm
     from daskglm.models.beta_series import beta_series as beta_series
     from daskglm.models.bids import first_level_from_bids as first_level_from_bids
     from daskglm.models.cohort import first_level_analysis as first_level_analysis
@@ -70,6 +81,17 @@ _HOMES = {
     "images_dataset": "schema.datasets",
     "make_second_level_design_matrix": "design.matrix",
     "open_images": "io.store",
+    "compute_contrast": "models.array_glm",
+    "Contrast": "models.array_glm",
+    "expression_to_contrast_vector": "models.array_glm",
+    "mean_scaling": "models.array_glm",
+    "run_glm": "models.array_glm",
+    "glover_hrf": "design.hrf",
+    "glover_time_derivative": "design.hrf",
+    "glover_dispersion_derivative": "design.hrf",
+    "spm_hrf": "design.hrf",
+    "spm_time_derivative": "design.hrf",
+    "spm_dispersion_derivative": "design.hrf",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605

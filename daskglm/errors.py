@@ -44,6 +44,18 @@ class ParameterError(DaskGLMError, ValueError):
     """A parameter has a value that it cannot have."""
 
 
+class ImageTypeError(ImageError, TypeError):
+    """Images are given as a type of object that holds none."""
+
+
+class DesignTypeError(DesignError, TypeError):
+    """A design or a table is given as a type of object that is none."""
+
+
+class ParameterTypeError(ParameterError, TypeError):
+    """A parameter is of a type that it cannot have."""
+
+
 class OutputError(DaskGLMError, OSError):
     """An output folder cannot be written or already holds results."""
 

@@ -1,6 +1,8 @@
 """Tables of events: checked, completed, and events that occur twice summed."""
 
+import os
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,6 +71,33 @@ def check_events(events: pd.DataFrame) -> pd.DataFrame:
             stacklevel=2,
         )
     return _merge(checked)
+
+
+def events_table(given: Any) -> pd.DataFrame:
+    """Events that may be given as a path: .csv, or a table with tabs; ``n/a`` is missing.
+
+    Parameters
+    ----------
+    given : DataFrame or path
+        Events.
+
+    Returns
+    -------
+    DataFrame
+        The file's for a path, else what was given.
+
+    Raises
+    ------
+    DesignError
+        Where the file cannot be read.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        return given
+    separator = "," if os.fspath(given).lower().endswith(".csv") else "\t"
+    try:
+        return pd.read_csv(given, sep=separator, na_values=["n/a"], dtype={"trial_type": str})
+    except (OSError, ValueError) as error:
+        raise DesignError(f"cannot read the table of events {os.fspath(given)}: {error}; repair it") from error
 
 
 def _trial_types(events: pd.DataFrame) -> np.ndarray:

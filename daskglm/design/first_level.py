@@ -1,5 +1,6 @@
 """Design matrices of one run: conditions, additional regressors, drifts and the constant."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from daskglm.design.drifts import drift_matrix
-from daskglm.design.events import check_events
+from daskglm.design.events import check_events, events_table
 from daskglm.design.hrf import HRFModel, regressor_names
 from daskglm.design.regressors import check_frame_times, convolve, outside, outside_messages
 from daskglm.errors import DesignError, ParameterError, listing, nearest
@@ -61,7 +62,7 @@ def frame_times(n_volumes: int, t_r: float, slice_time_ref: float = 0.0) -> Arra
 
 def make_first_level_design_matrix(
     frame_times: ArrayLike,
-    events: pd.DataFrame | None = None,
+    events: pd.DataFrame | str | os.PathLike[str] | None = None,
     hrf_model: HRFModel = "glover",
     drift_model: str | None = "cosine",
     high_pass: float = 0.01,
@@ -82,7 +83,7 @@ def make_first_level_design_matrix(
     ----------
     frame_times : (n,) array-like
         Times of the scans, in seconds, increasing.
-    events : DataFrame, optional
+    events : DataFrame or path, optional
         Events, as for :func:`~daskglm.design.events.check_events`.
     hrf_model : str, callable, list of callable or None
         Model of the response, as for :func:`~daskglm.design.hrf.hrf_kernels`.
@@ -148,8 +149,9 @@ def make_first_level_design_matrix(
     blocks: list[Array] = []
     names: list[str] = []
     if events is not None:
-        checked = _inside(check_events(events), layout, drop_early_events)
-        scaled = modulators == "raw" or "modulation" not in events.columns
+        table = events_table(events)
+        checked = _inside(check_events(table), layout, drop_early_events)
+        scaled = modulators == "raw" or "modulation" not in table.columns
         for condition in _conditions(checked["trial_type"]):
             of_condition = checked[(checked["trial_type"] == condition).to_numpy()]
             for name, block in _blocks(str(condition), of_condition, layout, scaled, modulators, duration_modulation):
@@ -270,7 +272,7 @@ def _blocks(
 def _additional(add_regs: Any, names: Sequence[str] | None, n_scans: int) -> tuple[Array, list[str]]:
     """Additional regressors, (n, k), and their names."""
     if isinstance(add_regs, pd.DataFrame):
-        values, names = _matrix(add_regs, "add_regs"), [str(name) for name in add_regs.columns]
+        values, names = _matrix(add_regs, "add_regs"), list(add_regs.columns)
     elif add_regs is None:
         values = np.zeros((n_scans, 0))
     else:
@@ -290,7 +292,7 @@ def _additional(add_regs: Any, names: Sequence[str] | None, n_scans: int) -> tup
             f"Extra regressors {what}, in row {listing(bad)}; fill them in (the first row of a temporal derivative "
             "with 0)"
         )
-    chosen = [f"reg{index}" for index in range(values.shape[1])] if names is None else [str(name) for name in names]
+    chosen = [f"reg{index}" for index in range(values.shape[1])] if names is None else list(names)
     if len(chosen) != values.shape[1]:
         raise DesignError(
             f"additional regressors have one name each, but there are {len(chosen)} names and {values.shape[1]} "

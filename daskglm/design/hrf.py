@@ -216,6 +216,7 @@ def hrf_kernels(
         Where t_r, oversampling or a delay have a value that they cannot have.
     """
     _check_sampling(t_r, oversampling)
+    oversampling = int(oversampling)
     if hrf_model is None:
         return [np.eye(1, oversampling)[0]]
     if is_fir(hrf_model):

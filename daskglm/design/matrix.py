@@ -65,7 +65,9 @@ def make_second_level_design_matrix(
     return design.astype(np.float64).reset_index(drop=True)
 
 
-def check_design(design: pd.DataFrame, n_samples: int, *, allow_rank_deficient: bool = False) -> None:
+def check_design(
+    design: pd.DataFrame, n_samples: int, *, allow_rank_deficient: bool = False, allow_saturated: bool = False
+) -> None:
     """Raise unless a design can be fitted to a number of images.
 
     Parameters
@@ -76,6 +78,8 @@ def check_design(design: pd.DataFrame, n_samples: int, *, allow_rank_deficient: 
         Number of images.
     allow_rank_deficient : bool
         Accept linearly dependent columns.
+    allow_saturated : bool
+        Warn where no residual degree of freedom is left.
 
     Raises
     ------
@@ -102,7 +106,13 @@ def check_design(design: pd.DataFrame, n_samples: int, *, allow_rank_deficient: 
     if len(constant) > 1 and not allow_rank_deficient:
         raise DesignError(f"columns {listing(constant)} of the design are all constant; keep one as the intercept")
     rank = orthonormal_basis(values).rank
-    if n_samples <= rank:
+    if n_samples <= rank and allow_saturated:
+        warnings.warn(
+            f"a design of rank {rank} saturates {n_samples} images: no degrees of freedom are left, and all statistics "
+            "are NaN; add images or drop columns",
+            stacklevel=4,
+        )
+    elif n_samples <= rank:
         raise DesignError(
             f"a model needs more images than columns, but there are {n_samples} images and {design.shape[1]} columns "
             f"(rank {rank}); add images or drop columns"

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskglm.kernels.basis import Basis
-from daskglm.kernels.contrasts import ContrastMaps, f_contrast, t_contrast
+from daskglm.kernels.contrasts import ContrastMaps, Solution, f_contrast, t_contrast
 from daskglm.kernels.moments import Array, block_moments
-from daskglm.kernels.solve import Fit, solve
+from daskglm.kernels.solve import solve
 
 # Moments added together by one task of the sum: two, so that few are alive at a time.
 SUM_TOGETHER = 2
@@ -141,12 +141,12 @@ def fewest(min_coverage: float, n_samples: int) -> int:
     return max(1, int(np.ceil(min_coverage * n_samples - 1e-9)))
 
 
-def contrast_maps(fit: Fit, basis: Basis, contrasts: Mapping[str, tuple[Array, str]]) -> dict[str, ContrastMaps]:
+def contrast_maps(fit: Solution, basis: Basis, contrasts: Mapping[str, tuple[Array, str]]) -> dict[str, ContrastMaps]:
     """Evaluate contrasts of one fit.
 
     Parameters
     ----------
-    fit : Fit
+    fit : Solution
         Fit of V voxels.
     basis : Basis
         Basis of the design it was made with.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from daskglm.errors import DesignError, StorageError, listing
+from daskglm.errors import DesignError, DesignTypeError, StorageError, listing
 from daskglm.io import files
 from daskglm.io.urls import check_url
 
@@ -100,7 +100,14 @@ def as_table(given: pd.DataFrame | str | os.PathLike[str] | None) -> pd.DataFram
     -------
     DataFrame or None
         The file's table for a path, else what was given.
+
+    Raises
+    ------
+    DesignTypeError
+        Where it is none of these.
     """
+    if given is not None and not isinstance(given, (pd.DataFrame, str, os.PathLike)):
+        raise DesignTypeError(f"a table is a DataFrame or a path, but this is {type(given).__name__}")
     return read_table(given) if isinstance(given, (str, os.PathLike)) else given
 
 

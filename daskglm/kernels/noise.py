@@ -100,6 +100,29 @@ class WhitenedFit:
         return np.empty(0, np.int64)
 
 
+def of_label(fit: WhitenedFit, label: int) -> WhitenedFit:
+    """The fit of the voxels that share autoregressive coefficients.
+
+    Parameters
+    ----------
+    fit : WhitenedFit
+        Of V voxels.
+    label : int
+        Row of its `coefficients`.
+
+    Returns
+    -------
+    WhitenedFit
+        Of those voxels, in their order.
+    """
+    voxels = np.flatnonzero(fit.labels == label)
+    names = ("reference", "residual_variance", "degrees_of_freedom", "count", "r_square")
+    return replace(
+        fit, theta=fit.theta[:, voxels], coefficients=fit.coefficients[label][None],
+        labels=np.zeros(voxels.size, np.int64), **{name: getattr(fit, name)[voxels] for name in names},
+    )  # fmt: skip
+
+
 def pair_weights(rho: Array, pairs: tuple[tuple[int, int], ...]) -> Array:
     """Weights with which the sums of the pairs make whitened sums.
 

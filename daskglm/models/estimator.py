@@ -1,6 +1,7 @@
 """What the estimators share: coefficients as scikit-learn's transform, the cache folder, the kinds of output."""
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from daskglm.errors import ContrastError, listing, nearest
+from daskglm.errors import ContrastError, MissingDependencyError, listing, nearest
 from daskglm.models.functional import OUTPUT_TYPES
 from daskglm.models.notebook import model_html
 
@@ -26,6 +27,11 @@ class VoxelwiseModel(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc
 
     memory: Any
     memory_level: int
+    mask_img: Any
+    mask_img_: Any
+    smoothing_fwhm: Any
+    target_affine: Any
+    target_shape: Any
     space_: Any
 
     def transform(self, images: Any) -> Any:
@@ -61,6 +67,49 @@ class VoxelwiseModel(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc
         """
         check_is_fitted(self)
         return np.array([f"voxel-{index}" for index in self.space_.voxels], dtype=object)
+
+    @property
+    def masker_(self) -> Any:
+        """Masker of nilearn's for the voxels analysed: the one given as `mask_img`, else a fitted NiftiMasker.
+
+        Raises
+        ------
+        MissingDependencyError
+            Without nilearn.
+        """
+        check_is_fitted(self)
+        if hasattr(self.mask_img, "transform"):
+            return self.mask_img
+        try:
+            from nilearn.maskers import NiftiMasker
+        except ImportError as error:
+            raise MissingDependencyError(
+                "masker_ is nilearn's, and nilearn is not installed; pip install 'daskglm[nilearn]', or use mask_img_"
+            ) from error
+        return NiftiMasker(
+            mask_img=self.mask_img_, smoothing_fwhm=self.smoothing_fwhm, target_affine=self.target_affine,
+            target_shape=self.target_shape, standardize=None,
+        ).fit()  # fmt: skip
+
+    @property
+    def predicted(self) -> Any:
+        """Old name of `predicted_`."""
+        return self._renamed("predicted_")
+
+    @property
+    def residuals(self) -> Any:
+        """Old name of `residuals_`."""
+        return self._renamed("residuals_")
+
+    @property
+    def r_square(self) -> Any:
+        """Old name of `r_square_`."""
+        return self._renamed("r_square_")
+
+    def _renamed(self, name: str) -> Any:
+        """An attribute under its new name."""
+        warnings.warn(f"{name[:-1]} is deprecated, as in nilearn; use {name}", FutureWarning, stacklevel=3)
+        return getattr(self, name)
 
     @property
     def _repr_html_(self) -> Callable[[], str]:

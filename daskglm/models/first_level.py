@@ -13,7 +13,9 @@ from daskglm.design.matrix import design_array
 from daskglm.graph.compute import compute, n_workers
 from daskglm.graph.runs import RunImages, read_run
 from daskglm.io.cache import file_states, kept, load_runs, save_runs
+from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.scaling import Scaling, scale_values
+from daskglm.models.array_glm import RegressionResults, labelled
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.fixed_effects import contrast_over_runs
 from daskglm.models.functional import map_image
@@ -306,6 +308,22 @@ class FirstLevelModel(VoxelwiseModel):
         check_is_fitted(self)
         run = partial(compute, n_jobs=self.n_jobs)
         return contrast_over_runs(self.fits_, contrast_def, stat_type, precision_weighted, run, approximate_f)
+
+    @property
+    def labels_(self) -> list[NDArray[Any]]:
+        """Of each run the label of each voxel, as of :func:`~daskglm.run_glm`."""
+        check_is_fitted(self)
+        return [self._labelled(k)[0] for k in range(len(self.fits_))]
+
+    @property
+    def results_(self) -> list[dict[Any, RegressionResults]]:
+        """Of each run the results by label, as of :func:`~daskglm.run_glm`."""
+        check_is_fitted(self)
+        return [self._labelled(k)[1] for k in range(len(self.fits_))]
+
+    def _labelled(self, run: int) -> tuple[NDArray[Any], dict[Any, RegressionResults]]:
+        """Labels and results of a run."""
+        return labelled(self.fits_[run]["solution"].values, orthonormal_basis(design_array(self.design_matrices_[run])))
 
     @property
     def predicted_(self) -> list[Any]:

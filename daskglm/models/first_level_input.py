@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from daskglm.errors import ContrastError, ImageError, listing
+from daskglm.errors import ContrastError, ImageTypeError, listing
 from daskglm.models.first_level import FirstLevelModel
 from daskglm.models.fixed_effects import check_same_names, run_weights
 from daskglm.models.inputs import Loaded, load_images
@@ -51,7 +51,7 @@ def subjects_of_models(models: Sequence[FirstLevelModel]) -> Loaded:
         Where there are fewer than two, subjects repeat, or the grids differ.
     """
     if len(models) < 2:
-        raise ImageError("a model across subjects needs at least two first-level models, but there is 1")
+        raise ImageTypeError("a model across subjects needs at least two first-level models, but there is 1")
     for model in models:
         check_is_fitted(model)
     labels = [model.subject_label for model in models]

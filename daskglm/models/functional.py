@@ -13,7 +13,7 @@ from daskglm.design.contrasts import check_occurs, check_one_row, contrast_matri
 from daskglm.design.formula import design_from_formula
 from daskglm.design.matching import match_rows, select_participants
 from daskglm.design.matrix import check_design, design_array
-from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError
+from daskglm.errors import ContrastError, DesignError, DesignTypeError, ImageError, ParameterError
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.graph.runs import solve_run, sum_blocks
@@ -148,7 +148,7 @@ def match_design(design: pd.DataFrame, images: xr.Dataset, ids_are_known: bool =
         Where ids of one are not in the other.
     """
     if not isinstance(design, pd.DataFrame):
-        raise DesignError(f"a design matrix is a pandas DataFrame, but this is {type(design).__name__}")
+        raise DesignTypeError(f"a design matrix is a pandas DataFrame, but this is {type(design).__name__}")
     rows = match_rows(design.index, sample_names(images), ids_are_known)
     if rows is None:
         return design

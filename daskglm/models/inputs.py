@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.matching import select_participants
-from daskglm.errors import DesignError, ImageError, SpaceError, listing, nearest
+from daskglm.errors import DesignError, ImageError, ImageTypeError, SpaceError, listing, nearest
 from daskglm.graph.compute import compute
 from daskglm.graph.images import array_from_files, array_from_images, scan_headers
 from daskglm.io.cache import file_states
@@ -92,7 +92,7 @@ def load_images(given: Any, options: Options, check: Callable[[Loaded], object] 
     if all(hasattr(item, "dataobj") and hasattr(item, "affine") for item in items):
         return _named(_from_images(items, options, _of_named(check, ids)), ids)
     kinds = sorted({type(item).__name__ for item in items})
-    raise ImageError(
+    raise ImageTypeError(
         f"images are paths, a glob, a store, nibabel images, a Series or an images dataset, but got {listing(kinds)}"
     )
 
@@ -304,8 +304,13 @@ def _check_labels(labels: list[str], paths: list[str]) -> None:
 
 def _from_images(items: Sequence[Any], options: Options, check: Callable[[Loaded], object]) -> Loaded:
     """Images in memory."""
-    if len({id(image) for image in items}) < len(items):
-        raise ImageError("the same image in memory is given twice; give each once")
+    again = len(items) - len({id(image) for image in items})
+    if again:
+        warnings.warn(
+            f"{again} of {len(items)} images in memory are given before: what is counted as independent subjects is "
+            "the same data; give each image once",
+            stacklevel=4,
+        )
     shapes = [image.shape for image in items]
     if any(len(shape) < 3 for shape in shapes):
         raise ImageError(f"images are 3-D or 4-D, but the shapes are {listing(sorted(set(shapes)))}")

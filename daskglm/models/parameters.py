@@ -74,6 +74,55 @@ def parse_noise_model(noise_model: str, bins: Any = "auto", seed: int | None = N
     return NoiseModel(order, None if bins is None else int(bins), seed)
 
 
+def affordable_noise(noise: NoiseModel, n_rows: int, rank: int) -> NoiseModel:
+    """The noise model that a design leaves degrees of freedom for.
+
+    Parameters
+    ----------
+    noise : NoiseModel
+        As it was asked for.
+    n_rows : int
+        Volumes n.
+    rank : int
+        Rank r of the design.
+
+    Returns
+    -------
+    NoiseModel
+        The same; ordinary least squares where n - r is 0, for there are no residuals then.
+
+    Raises
+    ------
+    ParameterError
+        Where the order is n - 1 or more.
+
+    Warns
+    -----
+    UserWarning
+        Where n - r is 0, or not above the order.
+    """
+    freedom = n_rows - rank
+    if freedom <= 0:
+        warnings.warn(
+            f"a design of rank {rank} saturates {n_rows} volumes: no degrees of freedom are left, and all statistics "
+            "are NaN; use fewer regressors or keep more volumes",
+            stacklevel=5,
+        )
+        return NoiseModel(0)
+    if noise.order >= n_rows - 1:
+        raise ParameterError(
+            f"an autoregression has a lower order than there are volumes, but ar{noise.order} meets {n_rows} volumes "
+            f"and a design of rank {rank}; use a lower order"
+        )
+    if noise.order >= freedom:
+        warnings.warn(
+            f"ar{noise.order} is estimated from {freedom} degrees of freedom ({n_rows} volumes, a design of rank "
+            f"{rank}), which is no estimate; use a lower order, fewer regressors, or noise_model='ols'",
+            stacklevel=5,
+        )
+    return noise
+
+
 def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scaling, bool]:
     """What nilearn's parameters of this name mean.
 

@@ -9,11 +9,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.matrix import design_array
-from daskglm.errors import ImageError, ParameterError
+from daskglm.errors import ImageError
 from daskglm.graph.runs import NoiseModel, RunImages, solve_run, sum_run
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.scaling import Scaling
 from daskglm.models.functional import label_fit
+from daskglm.models.parameters import affordable_noise
 from daskglm.models.runs import RunDesign
 
 # Voxels that are solved by one task.
@@ -49,16 +50,12 @@ def lazy_solution(
     Raises
     ------
     ParameterError
-        Where the order of the autoregression leaves no degrees of freedom.
+        Where the order of the autoregression is that of the volumes.
     """
     matrix = design_array(design.design)
     n_rows, n_columns = matrix.shape
-    if noise.order >= n_rows - n_columns:
-        raise ParameterError(
-            f"an autoregression has a lower order than the run has degrees of freedom, but ar{noise.order} meets "
-            f"{n_rows} volumes and {n_columns} columns; use a lower order"
-        )
     basis = orthonormal_basis(matrix)
+    noise = affordable_noise(noise, n_rows, basis.rank)
     if basis.rank < n_columns:
         warnings.warn(
             f"a design of {n_columns} columns has rank {basis.rank}: contrasts that it does not determine will be "
@@ -95,7 +92,7 @@ def label_run(found: NDArray[Any], run: RunImages, design: RunDesign, name: str)
     ImageError
         Where no voxel could be fitted.
     """
-    if all(np.isnan(part.residual_variance).all() for part in found):
+    if all(not np.isfinite(part.residual_variance).any() for part in found) and found[0].degrees_of_freedom.any():
         raise ImageError(f"no voxel of {name} varies and is finite throughout; check the image and the mask")
     space = run.how.space
     basis = orthonormal_basis(design_array(design.design))

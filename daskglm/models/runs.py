@@ -13,7 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from daskglm.design.first_level import check_design_matrix, frame_times, make_first_level_design_matrix
-from daskglm.errors import DesignError, ImageError, MissingDependencyError, ParameterError, SpaceError, listing
+from daskglm.errors import (
+    DesignError,
+    ImageError,
+    ImageTypeError,
+    MissingDependencyError,
+    ParameterError,
+    SpaceError,
+    listing,
+)
 from daskglm.graph.compute import compute
 from daskglm.graph.images import Preparation
 from daskglm.graph.runs import mean_of_run
@@ -214,7 +222,7 @@ def run_designs(
                 "volumes that sample_masks leaves out"
             )
         volumes = _volumes(masks[index], n_volumes, run)
-        designs.append(RunDesign(_checked(design.iloc[volumes], run), volumes))
+        designs.append(RunDesign(design.iloc[volumes], volumes))
     return designs
 
 
@@ -270,7 +278,7 @@ def _source(item: Any) -> Any:
     if isinstance(item, (str, os.PathLike)):
         return os.fspath(item)
     if not hasattr(item, "dataobj") or not hasattr(item, "affine"):
-        raise ImageError(f"runs are paths or nibabel images, but got {type(item).__name__}")
+        raise ImageTypeError(f"runs are paths or nibabel images, but got {type(item).__name__}")
     path = item.get_filename()
     if not nib.is_proxy(item.dataobj) or path is None or not os.path.isfile(path):
         return item
@@ -406,14 +414,3 @@ def _volumes(mask: Any, n_volumes: int, run: str) -> NDArray[np.int64]:
             + (listing(map(str, wrong)) if wrong.size else "repetitions")
         )
     return np.sort(array).astype(np.int64)
-
-
-def _checked(design: pd.DataFrame, run: str) -> pd.DataFrame:
-    """A design that leaves degrees of freedom."""
-    n_rows, n_columns = design.shape
-    if n_rows <= n_columns:
-        raise DesignError(
-            f"a run has more volumes than its design has columns, but {run} has {n_rows} volumes and {n_columns} "
-            "columns; use fewer confounds or keep more volumes"
-        )
-    return design

@@ -15,6 +15,8 @@ from daskglm.graph.compute import compute
 from daskglm.graph.glm import fewest
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
+from daskglm.kernels.basis import orthonormal_basis
+from daskglm.models.array_glm import RegressionResults, labelled
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.first_level_input import are_models, contrast_key, effects_of_models, subjects_of_models
 from daskglm.models.functional import check_any_fitted, compute_contrasts, design_of_formula, map_image, match_design
@@ -172,7 +174,8 @@ class SecondLevelModel(VoxelwiseModel):
         computed = compute(*lazy.values(), n_jobs=self.n_jobs, progress=progress)
         fits = dict(zip(lazy, computed, strict=True))
         for name, item in fits.items():
-            check_any_fitted(item, "" if name is None else f" of {name}")
+            if orthonormal_basis(design_array(self.design_matrix_)).rank < len(self._names):
+                check_any_fitted(item, "" if name is None else f" of {name}")
         self.fits_ |= fits
 
     def _keep(self, loaded: Loaded) -> None:
@@ -313,6 +316,24 @@ class SecondLevelModel(VoxelwiseModel):
         return images if output_type == "all" else images[output_type]
 
     @property
+    def labels_(self) -> NDArray[Any]:
+        """Label of each voxel of the last fit, as of :func:`~daskglm.run_glm`: all 0.0."""
+        return self._labelled()[0]
+
+    @property
+    def results_(self) -> dict[Any, RegressionResults]:
+        """Results of the last fit by label, as of :func:`~daskglm.run_glm`."""
+        return self._labelled()[1]
+
+    def _labelled(self) -> tuple[NDArray[Any], dict[Any, RegressionResults]]:
+        """Labels and results of the last fit."""
+        check_is_fitted(self)
+        if not self.fits_:
+            raise ContrastError("first-level models have no maps of their own; compute a contrast first")
+        solution = next(reversed(self.fits_.values()))["solution"].values
+        return labelled(solution, orthonormal_basis(design_array(self.design_matrix_)))
+
+    @property
     def predicted_(self) -> Any:
         """Fitted values, one volume a sample: X beta, in image units."""
         return self.space_.to_image(self._predicted(), outside=0)
@@ -361,7 +382,8 @@ class SecondLevelModel(VoxelwiseModel):
             raise DesignError(
                 "images as second_level_input need a design: give design_matrix, or formula and confounds"
             )
-        check_design(made, loaded.images.sizes["sample"], allow_rank_deficient=self.allow_rank_deficient)
+        n_samples = loaded.images.sizes["sample"]
+        check_design(made, n_samples, allow_rank_deficient=self.allow_rank_deficient, allow_saturated=True)
         return made
 
     def _lazy_fit(self, loaded: Loaded, design: pd.DataFrame) -> xr.Dataset:

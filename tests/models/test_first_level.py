@@ -792,13 +792,20 @@ def test_bad_confounds_and_sample_masks(single):
     ):  # fmt: skip
         with pytest.raises(ParameterError, match=message):
             fit(single, sample_masks=[np.asarray(wrong)])
-    with pytest.raises(DesignError, match="more volumes than its design has columns"):
-        fit(single, sample_masks=[np.arange(6)])
-    crowd = pd.DataFrame(np.random.default_rng(0).standard_normal((N, N)))
-    with pytest.raises(DesignError, match="more volumes than its design has columns"):
-        fit(single, confounds=[crowd])
     with pytest.raises(ParameterError, match="2 for 1 runs"):
         fit(single, sample_masks=[None, None])
+
+
+@pytest.mark.filterwarnings("ignore:a design of .* columns has rank")
+@pytest.mark.parametrize("noise", ["ols", "ar1"])
+def test_a_saturated_design_warns_and_gives_nan(single, noise):
+    """nilearn divides by zero there: infinite t, or noise."""
+    crowd = pd.DataFrame(np.random.default_rng(0).standard_normal((N, N)))
+    for given in ({"sample_masks": [np.arange(6)]}, {"confounds": [crowd]}):
+        with pytest.warns(UserWarning, match="saturates .* no degrees of freedom are left"):
+            model = fit(single, parameters={"noise_model": noise}, **given)
+        assert np.isnan(model.fits_[0]["residual_variance"].values).all()
+        assert not model.fits_[0]["degrees_of_freedom"].values.any()
 
 
 def test_one_confound_as_a_series(single):
