@@ -1,6 +1,7 @@
 """``daskglm plan``: what a command would take, before it runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -75,6 +76,35 @@ def _first_level(
     )  # fmt: skip
 
 
+@contextmanager
+def _planned_on(cluster: str | None) -> Iterator[None]:
+    """The workers that a plan is for: those of a running scheduler; of what would be started, what its file says."""
+    if cluster is None:
+        yield
+        return
+    from daskglm.cluster import read_configuration
+    from daskglm.cluster.sizes import ELSEWHERE, asked_for
+    from daskglm.graph.compute import PLANNED, Workers
+    from daskglm.graph.planning import machine
+
+    configuration = read_configuration(cluster)
+    if configuration.kind not in ELSEWHERE:
+        with running(cluster, None, None, True):
+            yield
+        return
+    number, threads, memory = asked_for(configuration)
+    if memory is None:
+        memory = machine().memory_here
+        click.echo(
+            f"daskglm: {cluster} does not say how much memory a worker has; planned with what is free here", err=True
+        )
+    before = PLANNED.set(Workers(number, threads, memory))
+    try:
+        yield
+    finally:
+        PLANNED.reset(before)
+
+
 def _planned(command: click.Command, make: Callable[..., Any]) -> click.Command:
     """The command that plans another one, with the same arguments; the output may be left out."""
     # Of the options of how a command runs a plan uses the cluster alone; the others are accepted.
@@ -87,7 +117,7 @@ def _planned(command: click.Command, make: Callable[..., Any]) -> click.Command:
         from daskglm.models.plan import check_resources
         from daskglm.report.plan import plan_json, print_plan
 
-        with running(cluster, None, None, True):
+        with _planned_on(cluster):
             found = make(output=output, **{name: value for name, value in options.items() if name not in ignored})
         if as_json:
             click.echo(plan_json(found))

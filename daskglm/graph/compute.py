@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -133,6 +135,9 @@ def memory_limit() -> int:
     int
         Bytes.
     """
+    planned = PLANNED.get()
+    if planned is not None:
+        return planned.number * planned.memory
     client = _active_client()
     if client is None:
         return int(psutil.virtual_memory().available)
@@ -156,6 +161,27 @@ def compute_here(*lazy: Any) -> tuple[Any, ...]:
     return dask.compute(*lazy, scheduler=dask.local.get_sync)
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Workers that a plan is for and that nobody has started.
+
+    Attributes
+    ----------
+    number, threads : int
+        Processes, and tasks that each runs at a time.
+    memory : int
+        Bytes of each.
+    """
+
+    number: int
+    threads: int
+    memory: int
+
+
+# What is planned for, in place of what is there.
+PLANNED: ContextVar[Workers | None] = ContextVar("PLANNED", default=None)
+
+
 def n_workers(n_jobs: int | None = None) -> int:
     """Number of tasks that run at the same time: threads of the active cluster, or of this process.
 
@@ -168,6 +194,9 @@ def n_workers(n_jobs: int | None = None) -> int:
     -------
     int
     """
+    planned = PLANNED.get()
+    if planned is not None:
+        return planned.number * planned.threads
     client = _active_client()
     return _n_threads(n_jobs) if client is None else max(1, sum(client.nthreads().values()))
 

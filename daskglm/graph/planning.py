@@ -11,7 +11,7 @@ import dask
 import psutil
 from dask._task_spec import DataNode
 
-from daskglm.graph.compute import _active_client, n_workers
+from daskglm.graph.compute import PLANNED, _active_client, n_workers
 
 # Bytes that this process may have, where its user allows fewer than there are.
 ALLOWED_MEMORY: ContextVar[int | None] = ContextVar("ALLOWED_MEMORY", default=None)
@@ -47,7 +47,7 @@ class _Counted(Exception):  # noqa: N818 (no error: it ends a run before it begi
 
 
 def machine(n_jobs: int | None = None) -> Machine:
-    """The workers of the active cluster, or threads of this process.
+    """The workers of the active cluster or of the one that is planned for, or threads of this process.
 
     Parameters
     ----------
@@ -59,6 +59,9 @@ def machine(n_jobs: int | None = None) -> Machine:
     Machine
     """
     here = min(psutil.Process().memory_info().rss + _free_memory(), ALLOWED_MEMORY.get() or sys.maxsize)
+    planned = PLANNED.get()
+    if planned is not None:
+        return Machine(planned.number, planned.threads, planned.memory, True, here)
     client = _active_client()
     if client is None:
         return Machine(1, n_workers(n_jobs), here, False, here)

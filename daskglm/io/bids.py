@@ -281,7 +281,7 @@ def _warn_of_misnamed(misnamed: Sequence[str], wanted: Wanted) -> None:
             named.append(path)
     if named:
         warnings.warn(
-            "BOLD images are named as in sub-01_task-x_run-1_bold.nii.gz (labels of letters and digits, subject and "
+            "BOLD images are named as in sub-01_task-x_run-1_bold.nii.gz (labels of letters, digits and +, subject and "
             f"session as in the folder), but {len(named)} are not and are left out: {listing(named, 3)}; rename them",
             UserWarning,
             stacklevel=3,

@@ -13,7 +13,8 @@ VARIANTS = ("echo", "part", "hemi", "space", "cohort", "res", "den", "desc")
 FILTER_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", *VARIANTS)
 IMAGES = (".nii.gz", ".nii")
 _INDICES = ("run", "echo")  # run-1 is run-01
-_NAME = re.compile(r"((?:[A-Za-z]+-[A-Za-z0-9]+_)+)([A-Za-z0-9]+)(\.[A-Za-z0-9.]+)")
+# Labels may have a plus since BIDS 1.10.
+_NAME = re.compile(r"((?:[A-Za-z]+-[A-Za-z0-9+]+_)+)([A-Za-z0-9]+)(\.[A-Za-z0-9.]+)")
 
 # Entities, and the values that each may have; "" stands for files without the entity.
 Wanted = list[tuple[str, set[str]]]

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from daskglm.errors import ContrastError, ImageError, listing
 
-_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9]+)(?=[_/\\.]|\Z)")
+_SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9+]+)(?=[_/\\.]|\Z)")
 # File systems take names of 255 bytes, and the label is not all of the name.
 _MAX_LABEL = 120
 _SUFFIXES = (".nii.gz", ".nii", ".img", ".hdr")

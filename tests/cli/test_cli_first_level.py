@@ -124,3 +124,39 @@ def test_a_t_contrast_of_several_columns_is_refused(cohort, tmp_path):
     status, text = run("first-level", cohort, tmp_path, "--contrast", "a, b", "--filter", "res=2")
     assert (status, "a t contrast has one row, but 'a, b' has 2, of a, b" in text) == (2, True)
     assert not list(tmp_path.glob("sub-*"))
+
+
+def test_labels_with_a_plus(tmp_path):
+    """BIDS allows it: a template's cohort, a session that is two in one."""
+    rng = np.random.default_rng(1)
+    root, subjects = tmp_path / "bids", ("a+1", "a+2", "b")
+    for sub in subjects:
+        raw, derived = root / f"sub-{sub}/ses-1+2/func", root / f"derivatives/prep/sub-{sub}/ses-1+2/func"
+        raw.mkdir(parents=True)
+        derived.mkdir(parents=True)
+        name = f"sub-{sub}_ses-1+2_task-x+y"
+        events = pd.DataFrame({"onset": [4.0, 30.0], "duration": 4.0, "trial_type": ["a", "b"]})
+        events.to_csv(raw / f"{name}_events.tsv", sep="\t", index=False)
+        data = 500 + 5 * rng.standard_normal((*SHAPE, N_VOLUMES))
+        nib.save(nib.Nifti1Image(data, AFFINE), derived / f"{name}_space-MNIPediatricAsym+5_desc-preproc_bold.nii.gz")
+        mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)
+        nib.save(mask, derived / f"{name}_space-MNIPediatricAsym+5_desc-brain_mask.nii.gz")
+        table = pd.DataFrame(rng.standard_normal((N_VOLUMES, 1)), columns=["trans_x"])
+        table.to_csv(derived / f"{name}_desc-confounds_timeseries.tsv", sep="\t", index=False)
+    pd.DataFrame({"participant_id": [f"sub-{sub}" for sub in subjects], "age": [7, 9, 8]}).to_csv(
+        root / "participants.tsv", sep="\t", index=False
+    )
+    given = ["--task", "x+y", "--space", "MNIPediatricAsym+5", "--filter", "ses=1+2", "--t-r", "2", "--noise", "ols"]
+    more = ["--confounds", "trans_x", "--contrast", "a", "--quiet"]
+    status, text = run("first-level", root, tmp_path / "out", *given, *more)
+    assert status == 0, text
+    stem = "sub-a+1_ses-1+2_task-x+y_space-MNIPediatricAsym+5"
+    assert (tmp_path / f"out/sub-a+1/ses-1+2/func/{stem}_contrast-a_stat-z_statmap.nii.gz").exists()
+    store = tmp_path / "out/group/ses-1+2_task-x+y_space-MNIPediatricAsym+5_contrast-a.zarr"
+    assert json.loads(run("info", store, "--json")[1])["samples"] == [f"sub-{sub}" for sub in subjects]
+    given = ["--formula", "~ age", "--contrast", "age", "--output", tmp_path / "group", "--quiet"]
+    assert run("group", tmp_path / "out", "--contrast", "a", *given)[0] == 0
+    maps = sorted((tmp_path / "out").glob("sub-*/*contrast-a_stat-effect_statmap.nii.gz"))
+    people = ["--participants", root / "participants.tsv", "--output", tmp_path / "maps.zarr", "--quiet"]
+    assert run("convert", *maps, *people)[0] == 0
+    assert json.loads(run("info", tmp_path / "maps.zarr", "--json")[1])["samples"] == [f"sub-{sub}" for sub in subjects]

@@ -64,3 +64,46 @@ def test_a_plan_that_does_not_fit_is_refused(cohort, tmp_path, monkeypatch):
     assert status == 2
     assert "10 bytes are free" in text
     assert " read " in text
+
+
+ELSEWHERE = {
+    "slurm": (
+        "kind: slurm\noptions: {queue: normal, cores: 4, processes: 2, memory: 16GB, walltime: '01:00:00'}\nscale: 4\n",
+        (8, 2, 8 * 10**9),
+    ),
+    "adaptive": (
+        "kind: pbs\noptions: {cores: 1, memory: 4GiB}\nscale: {minimum: 1, maximum: 10}\n",
+        (10, 1, 4 * 2**30),
+    ),
+    "ssh": (
+        "kind: ssh\noptions: {hosts: [n1, n1, n2], worker_options: {n_workers: 4, memory_limit: 4GB}}\n",
+        (8, 1, 4 * 10**9),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_a_plan_starts_nothing_elsewhere(cohort, tmp_path, monkeypatch, kind):
+    """Neither jobs nor connections: what workers there would be is in the file."""
+    (tmp_path / "bin").mkdir()
+    for name in ("sbatch", "qsub", "ssh"):
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\necho 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setattr("daskglm.cluster.connect", lambda _: pytest.fail("a plan connects to no cluster"))
+    text, (workers, threads, memory) = ELSEWHERE[kind]
+    (tmp_path / "cluster.yaml").write_text(text)
+    given = ["group", *cohort.paths, "--participants", cohort.table_path, "--contrast", "intercept"]
+    given += ["--cluster", tmp_path / "cluster.yaml", "--output", tmp_path / "out", "--quiet", "--json"]
+    status, text = run("plan", *given)
+    assert status == 0, text
+    machine = json.loads(text)["machine"]
+    assert (machine["workers"], machine["threads"], machine["memory"]) == (workers, threads, memory)
+    assert machine["cluster"] is True
+    assert run(*given, "--dry-run")[0] == 0
+    assert not (tmp_path / "called").exists()
+    (tmp_path / "cluster.yaml").write_text(ELSEWHERE[kind][0].replace("memory: ", "memory: x"))
+    if kind == "slurm":
+        status, text = run("plan", *given)
+        assert (status, "but cannot: Could not interpret 'x16'" in text) == (2, True), text
