@@ -11,7 +11,6 @@ from daskglm.cli.options import (
     example,
     exclude_option,
     image_options,
-    named,
     one_or_many,
     pairs,
     run_options,
@@ -89,10 +88,10 @@ def group(
     from daskglm.report.summary import print_group
     from daskglm.report.values import group_values
 
-    source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
+    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts))
     with running(cluster, performance_report, log_file, quiet), naming_contrasts(images, source, contrasts):
         result = group_analysis(
-            source, output, formula, chosen, f_contrasts=named(f_contrasts),
+            source, output, formula, chosen, f_contrasts=f_contrasts,
             progress=not quiet, **options,
         )  # fmt: skip
     shown(result, as_json, print_group, group_values)
@@ -151,10 +150,10 @@ def permute(
     from daskglm.report.summary import print_permutation
     from daskglm.report.values import permutation_values
 
-    source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
+    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts))
     with running(cluster, performance_report, log_file, quiet), naming_contrasts(images, source, contrasts):
         result = permutation_analysis(
-            source, output, formula, chosen, f_contrasts=named(f_contrasts), two_sided=not one_sided,
+            source, output, formula, chosen, f_contrasts=f_contrasts, two_sided=not one_sided,
             connectivity=int(connectivity), progress=not quiet, **options,
         )  # fmt: skip
     shown(result, as_json, print_permutation, permutation_values)
@@ -232,7 +231,7 @@ def first_level(
         raise ContrastError("a first-level analysis needs a contrast; give --contrast or --f-contrast")
     with running(cluster, performance_report, log_file, quiet):
         result = first_level_analysis(
-            dataset, output, named(contrasts), f_contrasts=named(f_contrasts), subjects=subjects or None,
+            dataset, output, contrasts, f_contrasts=f_contrasts, subjects=subjects or None,
             filters=pairs(filters), drift_model=None if drift == "none" else drift, progress=not quiet, **options,
         )  # fmt: skip
     shown(result, as_json, print_first_level, first_level_values)

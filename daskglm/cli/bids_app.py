@@ -207,20 +207,19 @@ def _without(command: list[str], names: tuple[str, ...] = ("--participant-label"
 
 def _group_steps(folder: str, options: dict[str, Any]) -> list[Callable[[], list[str]]]:
     """A group analysis of each first-level contrast, or of those that --contrast names."""
-    from daskglm.models.cohort_stores import group_stores
-    from daskglm.schema.names import bids_label
+    from daskglm.models.cohort_stores import first_level_contrast, group_stores
 
     stores = group_stores(folder)
     if not stores:
         raise OutputError(f"no group store is in {folder}; see the notes of the participant level")
     contrasts = options.pop("contrast", [])
-    chosen = [text for text in contrasts if text in stores or bids_label(text) in stores]
+    chosen = {text: pair for text in contrasts if (pair := first_level_contrast(text, stores)) is not None}
     rest = [text for text in contrasts if text not in chosen]
-    rest = rest if rest or options.get("f-contrast") else ["intercept"]
-    labels = [text if text in stores else bids_label(text) for text in chosen] or list(stores)
 
-    def step(label: str) -> list[str]:
-        more = {**options, "contrast": rest, "output": os.path.join(folder, "group-level", f"contrast-{label}")}
+    def step(name: str, label: str) -> list[str]:
+        tested = rest if rest or options.get("f-contrast") else [f"{name}=intercept"]
+        more = {**options, "contrast": tested, "output": os.path.join(folder, "group-level", f"contrast-{label}")}
         return ["group", *_arguments(more), "--", stores[label]]
 
-    return [lambda label=label: step(label) for label in labels]  # type: ignore[misc]
+    pairs = list(chosen.values()) or [(label, label) for label in stores]
+    return [lambda name=name, label=label: step(name, label) for name, label in pairs]  # type: ignore[misc]

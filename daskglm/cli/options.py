@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
-from daskglm.errors import ContrastError, MissingDependencyError, OutputError, ParameterError
+from daskglm.errors import MissingDependencyError, OutputError, ParameterError
 from daskglm.io.provenance import LOG, logged_to
+
+_ANY_WIDTH = 10_000
 
 
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,17 +92,6 @@ def one_or_many(images: tuple[str, ...]) -> Any:
     return images[0] if len(images) == 1 else list(images)
 
 
-def named(definitions: tuple[str, ...]) -> dict[str, str]:
-    """Name -> expression, of texts that are "name=expression" or an expression, its own name."""
-    found: dict[str, str] = {}
-    for text in definitions:
-        name, equals, expression = (part.strip() for part in text.partition("="))
-        if name in found:
-            raise ContrastError(f"two contrasts are called {name!r}; name one of them: new_name=definition")
-        found[name] = expression if equals else name
-    return found
-
-
 def pairs(filters: tuple[str, ...]) -> list[tuple[str, str]] | None:
     """Entity and value, of texts "entity=value"; None without any."""
     for text in filters:
@@ -157,7 +148,8 @@ def _check_report(path: str, cluster: str | None) -> None:
 
 
 def console() -> Any:
-    """Standard output."""
+    """Standard output; where it is no terminal, a row of a table is one line, however long its names are."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else _ANY_WIDTH
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from daskglm.cli import analyses
-from daskglm.cli.options import console, example, named, one_or_many, pairs, run_options, running
+from daskglm.cli.options import console, example, one_or_many, pairs, run_options, running
 from daskglm.cli.reports import report_option
 from daskglm.errors import ContrastError
 
@@ -40,9 +40,9 @@ def _group(
     from daskglm.models.cohort_stores import group_input
     from daskglm.models.plan_group import plan_group
 
-    source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
+    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts))
     with analyses.naming_contrasts(images, source, contrasts):
-        return plan_group(source, output, formula, chosen, f_contrasts=named(f_contrasts), calibrate=True, **options)
+        return plan_group(source, output, formula, chosen, f_contrasts=f_contrasts, calibrate=True, **options)
 
 
 def _permute(
@@ -53,10 +53,10 @@ def _permute(
     from daskglm.models.cohort_stores import group_input
     from daskglm.models.plan_permute import plan_permutation
 
-    source, chosen = group_input(one_or_many(images), named(contrasts), bool(f_contrasts))
+    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts))
     with analyses.naming_contrasts(images, source, contrasts):
         return plan_permutation(
-            source, output, formula, chosen, f_contrasts=named(f_contrasts), two_sided=not one_sided,
+            source, output, formula, chosen, f_contrasts=f_contrasts, two_sided=not one_sided,
             connectivity=int(connectivity), calibrate=True, **options,
         )  # fmt: skip
 
@@ -71,7 +71,7 @@ def _first_level(
     if not contrasts and not f_contrasts:
         raise ContrastError("a first-level analysis needs a contrast; give --contrast or --f-contrast")
     return plan_first_level(
-        dataset, output, named(contrasts), f_contrasts=named(f_contrasts), subjects=subjects or None,
+        dataset, output, contrasts, f_contrasts=f_contrasts, subjects=subjects or None,
         filters=pairs(filters), drift_model=None if drift == "none" else drift, calibrate=True, **options,
     )  # fmt: skip
 

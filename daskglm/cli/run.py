@@ -166,7 +166,9 @@ def _group_arguments(node: GroupNode, of: str, output: str, more: Sequence[str])
             "level of everyone, and see its notes"
         )
     folder = os.path.join(output, f"node-{bids_label(node.name)}", f"contrast-{bids_label(of)}")
-    options = {"formula": node.formula, "contrast": node.contrasts, "f-contrast": node.f_contrasts, "output": folder}
+    # The mean over subjects goes by the name of what is averaged.
+    contrasts = {of if name == "intercept" else name: text for name, text in node.contrasts.items()}
+    options = {"formula": node.formula, "contrast": contrasts, "f-contrast": node.f_contrasts, "output": folder}
     return ["group", *as_arguments(options), *more, "--", stores[bids_label(of)]]
 
 

@@ -3,18 +3,18 @@
 import ast
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from daskglm.design.readings import Token, is_number, readings, unknown_name, written
 from daskglm.errors import ContrastError, NullRegressorError, listing, nearest
 
 Array = NDArray[np.float64]
-# Numbers are matched so that the e of 1e5 is no name; text in backquotes is a name whatever it holds.
-_NAME = re.compile(r"`(?P<quoted>[^`]*)`|\d[\w.]*|(?P<bare>[^\W\d]\w*)")
 _MAX_LENGTH = 10_000
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
@@ -64,8 +64,9 @@ def parse_contrast(expression: str, columns: Sequence[str], terms: Mapping[str, 
     Parameters
     ----------
     expression : str
-        Regressors combined by + - * / with numbers; a name with other signs in it stands in backquotes, or
-        alone. Parts separated by commas are rows. A formula term alone stands for all its columns.
+        Regressors combined by + - * / with numbers, each by its name as it is printed; where a text can be read in
+        two ways, a name stands in backquotes. Parts separated by commas are rows. A formula term alone stands for all
+        its columns. Or weights as text: "0 1", "[0, 1]".
     columns : sequence of p str
         Regressors of the design.
     terms : mapping of str to sequence of str, optional
@@ -78,34 +79,46 @@ def parse_contrast(expression: str, columns: Sequence[str], terms: Mapping[str, 
     Raises
     ------
     ContrastError
-        Naming what is not understood, and the names there are.
+        Naming what is not understood, and the names there are; or the ways in which the text can be read.
 
     Examples
     --------
-    >>> parse_contrast("(a + b) / 2 - `c d`", ["a", "b", "c d"])
+    >>> parse_contrast("(a + b) / 2 - c[T.d]", ["a", "b", "c[T.d]"])
     array([[ 0.5,  0.5, -1. ]])
     >>> parse_contrast("a, b", ["a", "b"])
     array([[1., 0.],
            [0., 1.]])
+    >>> parse_contrast("1 -1", ["a", "b"])
+    array([[ 1., -1.]])
     """
     if len(expression) > _MAX_LENGTH:
         raise ContrastError(f"a contrast has up to {_MAX_LENGTH} characters, but this one has {len(expression)}")
     if len(set(columns)) < len(columns):
         raise ContrastError(f"the regressors of a contrast have different names, but these are {listing(columns, 30)}")
     units = dict(zip(columns, np.eye(len(columns)), strict=True))
-    whole = expression.strip()
-    if whole in units:
-        return units[whole][None]
-    rows: list[Array] = []
-    for part in _split(whole):
-        name = part[1:-1] if re.fullmatch(r"`[^`]*`", part) else part
-        if name in units:
-            rows.append(units[name])
-        elif terms and name in terms:
-            rows += [units[column] for column in terms[name]]
-        else:
-            rows.append(_parse_row(part, units, terms or {}))
-    return np.array(rows)
+    found: dict[str, Array] = {}
+    wrong: list[ContrastError] = []
+    for reading in _readings(expression, [*columns, *(terms or {})]):
+        try:
+            rows = _rows(reading, expression, units, terms or {})
+        except ContrastError as error:
+            wrong.append(error)
+            continue
+        if not any(np.array_equal(rows, other) for other in found.values()):
+            found[written(reading)] = rows
+    weights = _weights_of_text(expression)
+    if weights is not None and not found:
+        return _weights(weights, len(columns))
+    if weights is not None:
+        found[f"the weights {weights}"] = np.empty(0)
+    if len(found) > 1:
+        raise ContrastError(
+            f"contrast {_short(expression)} can be read as {' or as '.join(list(found)[:3])}; write the names in "
+            "backquotes, as here, and all of it in single quotes for the shell"
+        )
+    if not found:
+        raise wrong[0] if wrong else _unreadable(expression, units, terms or {})
+    return next(iter(found.values()))
 
 
 def check_one_row(name: str, matrix: Array, columns: Sequence[str]) -> None:
@@ -196,52 +209,90 @@ def _by_name(definition: pd.Series | pd.DataFrame, columns: Sequence[str]) -> Ar
     return matrix.to_numpy()
 
 
-def _split(expression: str) -> list[str]:
-    """Parts between the commas that are in no brackets and no backquotes."""
-    parts, depth, quoted = [""], 0, False
-    for character in expression:
-        quoted ^= character == "`"
-        depth += 0 if quoted else (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0 and not quoted:
-            parts.append("")
+def _readings(expression: str, names: Sequence[str]) -> list[list[Token]]:
+    """Ways to read an expression; names that are numbers are read only where they stand alone, between commas."""
+    alone = [part.strip() for part in expression.split(",")]
+    if any(is_number(part) for part in alone) and all(part in names for part in alone):
+        tokens = [token for part in alone for token in (Token("sign", ","), Token("name", part))]
+        return [tokens[1:]]
+    return readings(expression, names)
+
+
+def _weights_of_text(text: str) -> list[Any] | None:
+    """Weights that a text lists, as in "0 1" or "[0, 1]"; None where it lists none."""
+    if re.search(r"[^\d\s.,eE+\-\[\]()]", text) or not re.search(r"\d", text):
+        return None
+    inner = text.strip()
+    if inner[0] in "[(":
+        with suppress(SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+            found = ast.literal_eval(inner)
+            return list(found) if isinstance(found, (list, tuple)) else None
+        inner = inner.removeprefix("[").removesuffix("]").strip()  # as NumPy prints them
+    with suppress(ValueError):
+        found = [float(part) for part in re.split(r"\s*,\s*|\s+", inner)]
+        return found if len(found) > 1 or inner != text.strip() else None
+    return None
+
+
+def _rows(reading: list[Token], expression: str, units: Mapping[str, Array], terms: Mapping[str, Any]) -> Array:
+    """Rows of a reading: its parts between commas that are in no parentheses."""
+    parts: list[list[Token]] = [[]]
+    depth = 0
+    for token in reading:
+        depth += (token == ("sign", "(")) - (token == ("sign", ")"))
+        if token == ("sign", ",") and depth == 0:
+            parts.append([])
         else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
+            parts[-1].append(token)
+    rows: list[Array] = []
+    for part in parts:
+        name = part[0].text if len(part) == 1 and part[0].kind == "name" else ""
+        if name in terms and name not in units:
+            rows += [units[column] for column in terms[name]]
+        else:
+            rows.append(_row(part, expression, units, terms))
+    return np.array(rows)
 
 
-def _parse_row(part: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[str]]) -> Array:
-    """One row: the expression's syntax tree, walked."""
-    names: list[str] = []
-
-    def placeholder(match: re.Match[str]) -> str:
-        name = match["quoted"] if match["bare"] is None else match["bare"]
-        if name is None:
-            return match.group()
-        names.append(name)
-        return f"_{len(names) - 1}"
+def _row(part: list[Token], expression: str, units: Mapping[str, Array], terms: Mapping[str, Any]) -> Array:
+    """One row: the syntax tree of its tokens, walked."""
 
     def unit(key: str) -> Array:
-        return _unit(names[int(key[1:])], units, terms, part)
+        return _unit(part[int(key[1:])].text, units, terms, expression)
 
     try:
-        # Every name becomes a placeholder: keywords, accents and quoted text are then all alike to Python.
-        code = _NAME.sub(placeholder, part)
-        if "#" in code:
-            raise SyntaxError("a comment")
+        # Every name becomes a placeholder: keywords, accents and signs in names are then all alike to Python.
+        code = " ".join(f"_{index}" if token.kind == "name" else token.text for index, token in enumerate(part))
         with np.errstate(over="ignore", invalid="ignore"):
-            value = _value(ast.parse(code, mode="eval").body, part, unit)
+            value = _value(ast.parse(code, mode="eval").body, expression, unit)
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         if isinstance(error, ContrastError):
             raise
-        raise ContrastError(
-            f"contrast {_short(part)} is no expression of regressors; combine the names {listing(units)} with + - * / "
-            "and numbers, and put backquotes around a name with other signs in it"
-        ) from error
+        raise _no_expression(expression, units) from error
     if isinstance(value, float):
-        raise ContrastError(f"contrast {_short(part)} is a number; name a regressor: {listing(units)}")
+        raise ContrastError(f"contrast {_short(expression)} is a number; name a regressor: {listing(units)}")
     if not np.isfinite(value).all():
-        raise ContrastError(f"weights of a contrast are finite, but those of {_short(part)} overflow")
+        raise ContrastError(f"weights of a contrast are finite, but those of {_short(expression)} overflow")
     return value
+
+
+def _no_expression(expression: str, units: Iterable[str]) -> ContrastError:
+    """The error of a text that is no expression."""
+    return ContrastError(
+        f"contrast {_short(expression)} is no expression of regressors; combine the names {listing(units)} with "
+        "+ - * / and numbers, or give weights, as in '1 -1'"
+    )
+
+
+def _unreadable(expression: str, units: Mapping[str, Array], terms: Mapping[str, Any]) -> ContrastError:
+    """The error of a text in which something is no name, number or sign."""
+    name = unknown_name(expression, [*units, *terms])
+    if name is None:
+        return _no_expression(expression, units)
+    hint = nearest(name, [*units, *terms]) or "."
+    return ContrastError(
+        f"no regressor {name!r} for contrast {_short(expression)}{hint} The design has {listing(units, 30)}"
+    )
 
 
 def _short(definition: Any) -> str:
@@ -288,15 +339,12 @@ def _unit(name: str, units: Mapping[str, Array], terms: Mapping[str, Sequence[st
     """Weights of one regressor, by its name or that of a term with one column."""
     if name in units:
         return units[name]
-    if name in terms:
-        if len(terms[name]) == 1:
-            return units[terms[name][0]]
-        raise ContrastError(
-            f"{name!r} in contrast {_short(part)} is a term of several columns {listing(terms[name])}; name one of "
-            "them in backquotes, or give the term alone as an F contrast"
-        )
-    hint = nearest(name, [*units, *terms]) or "."
-    raise ContrastError(f"no regressor {name!r} for contrast {_short(part)}{hint} The design has {listing(units, 30)}")
+    if len(terms[name]) == 1:
+        return units[terms[name][0]]
+    raise ContrastError(
+        f"{name!r} in contrast {_short(part)} is a term of several columns {listing(terms[name])}; name one of "
+        "them, or give the term alone as an F contrast"
+    )
 
 
 def _weights(definition: Any, n_columns: int) -> Array:

@@ -24,6 +24,7 @@ _MAX_LENGTH, _MAX_POWER, _MAX_PRODUCTS, _MAX_ARGUMENT = 10_000, 9, 20_000, 100
 _LIKE_NUMBER = re.compile(r"[<>=~\u2264\u2265\u2248]*\s*[-+\u2212]?(\d[\d.,']*|[.,]\d+)([eE][-+]?\d+)?\s*[+%]?")
 # What formulaic sees instead of a column's name, which may hold quotes, braces or the name of a function.
 _ALIAS, _ALIASED = "daskglm_column_{}_", re.compile(r"`?daskglm_column_(\d+)_`?")
+_FLOAT_LEVEL = re.compile(r"(daskglm_column_(\d+)_[^\[\]]*\[(?:[A-Z]+\.)?-?\d+)\.0\]")
 
 
 def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +75,8 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
             )
     matrix = _evaluate(formula, tokens, table)
     design = pd.DataFrame(np.asarray(matrix, dtype=np.float64), index=participants.index)
-    columns = [_restore(str(name), used) for name in matrix.columns]
+    numeric = [pd.api.types.is_float_dtype(column) for _, column in table.items()]
+    columns = [_restore(_whole_levels(str(name), numeric), used) for name in matrix.columns]
     design.columns = pd.Index(["intercept" if name == "Intercept" else name for name in columns])
     for name, column in design.items():
         wrong = design.index[~np.isfinite(column.to_numpy())]
@@ -102,6 +104,11 @@ def _evaluate(formula: str, tokens: list[tuple[str, str]], table: pd.DataFrame) 
     except Exception as error:  # formulaic raises errors of many kinds
         reason = _restore(next(iter(str(error).splitlines()), type(error).__name__), used)
         raise DesignError(f"formula {formula!r} cannot be evaluated: {reason}") from error
+
+
+def _whole_levels(name: str, numeric: Sequence[bool]) -> str:
+    """A column's name with levels of numbers as a table writes them: [T.2] for [T.2.0]."""
+    return _FLOAT_LEVEL.sub(lambda match: f"{match[1]}]" if numeric[int(match[2])] else match[0], name)
 
 
 def _restore(text: str, used: list[str]) -> str:

@@ -32,16 +32,16 @@ from daskglm.models.cohort_output import (
     prepare_cohort,
     write_failures,
 )
-from daskglm.models.cohort_runs import check_contrasts, combine_files, fit_run_files, run_inputs
+from daskglm.models.cohort_runs import combine_files, fit_run_files, run_inputs, with_contrasts
 from daskglm.models.cohort_stores import group_input as group_input
 from daskglm.models.cohort_stores import group_stores as group_stores
 from daskglm.models.cohort_stores import picture_receipt, read_participants, store_effects
 from daskglm.models.cohort_units import Plan, Receipt, map_path
+from daskglm.models.contrasts import Contrasts, check_any
 from daskglm.models.first_level import DESIGN_PARAMETERS
-from daskglm.models.parameters import all_contrasts, parse_noise_model, parse_scaling
+from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_first_level import plan_runs
-from daskglm.schema.names import bids_labels
 
 SUBJECTS_DRAWN = 8
 
@@ -118,9 +118,9 @@ class CohortResult:
 def first_level_analysis(
     dataset: str,
     output: str,
-    contrasts: Mapping[str, str],
+    contrasts: Contrasts,
     *,
-    f_contrasts: Mapping[str, str] | None = None,
+    f_contrasts: Contrasts | None = None,
     task: str | None = None,
     space: str | None = None,
     subjects: Sequence[str] | None = None,
@@ -156,8 +156,8 @@ def first_level_analysis(
         BIDS dataset with preprocessed runs in `derivatives`.
     output : str
         Result folder: maps by subject, ``failures.tsv``, and in ``group/`` a store a contrast.
-    contrasts, f_contrasts : mapping of str to str
-        Name to expression of regressors, for t and F.
+    contrasts, f_contrasts : mapping of str to contrast, or sequence of str
+        Name to expression of regressors, for t and F; or texts "name=expression", as on the command line.
     task, space, subjects, filters, derivatives
         As for :func:`~daskglm.io.bids.find_runs`.
     exclude : sequence of str
@@ -200,7 +200,7 @@ def first_level_analysis(
             f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
             f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
         )
-    definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
+    check_any(contrasts, f_contrasts, "first-level")
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     if filters is not None:
         filters = list(filters.items() if isinstance(filters, Mapping) else filters)
@@ -215,9 +215,9 @@ def first_level_analysis(
     choice = Choice.of(runs, root, derivatives, filters, everyone, stores)
     plan = Plan(
         output=os.path.abspath(output),
-        contrasts=definitions,
-        labels=bids_labels(definitions),
-        kinds=kinds,
+        contrasts={},
+        labels={},
+        kinds={},
         strategies=parse_strategies(confounds),
         design=design,
         noise=parse_noise_model(noise_model, bins, 0),
@@ -230,22 +230,24 @@ def first_level_analysis(
         version=software()["daskglm"],
         selection=choice.hash(),
     )
+    plan.hash()  # what cannot be compared is refused first
     # A record for all, one for each choice of subjects, and one of the stores that a choice was asked for.
     record = "run" if everyone else "run-stores" if group_stores else f"run-{joblib.hash(choice.subjects)}"
-    result = _analyse(runs, replace(plan, analysis=plan.hash()), choice, record, timings, n_jobs, progress)
+    result = _analyse(runs, plan, (contrasts, f_contrasts), choice, record, timings, n_jobs, progress)
     return replace(result, output=os.fspath(output), seconds=time.time() - started)
 
 
 def _analyse(
-    runs: Sequence[Run], plan: Plan, choice: Choice, record: str, timings: dict[str, float], n_jobs: int | None,
-    progress: bool,
+    runs: Sequence[Run], plan: Plan, contrasts: tuple[Contrasts, Contrasts | None], choice: Choice, record: str,
+    timings: dict[str, float], n_jobs: int | None, progress: bool,
 ) -> CohortResult:  # fmt: skip
     """Fit runs, combine those of each subject and store the effects."""
     with stage("check designs", timings):
         participants, notes = read_participants(choice.dataset) if choice.stores else (None, [])
         check_extras(runs, plan)
         lacking = check_confounds(runs, plan.strategies)
-        check_contrasts(runs, plan)
+        plan = with_contrasts(runs, plan, *contrasts)
+        plan = replace(plan, analysis=plan.hash())
         needed, _ = plan_runs(runs, plan, choice.stores, machine(n_jobs))
     grouped: dict[str, list[Run]] = {}
     for run in runs:

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from glob import escape, glob
 from typing import Any
 
@@ -28,35 +28,53 @@ from daskglm.io.receipts import read_receipt, remove_unit, write_unit
 from daskglm.kernels.contrasts import ContrastMaps
 from daskglm.kernels.fixed_effects import fixed_effects, joint_f
 from daskglm.models.cohort_units import Plan, Receipt, common_name, map_path, run_receipt, subject_receipt
+from daskglm.models.contrasts import Contrasts, check_any, definitions_in, named, named_once, t_and_f
 from daskglm.models.fixed_effects import contrast_over_runs, run_estimates
 from daskglm.models.functional import OUTPUT_TYPES, map_image
 from daskglm.models.options import Options, checked, header_image
 from daskglm.models.run_fits import label_run, lazy_solution
 from daskglm.models.runs import RunDesign, check_repetition_times, run_designs, run_preparation, run_sources
+from daskglm.schema.names import bids_labels
 from daskglm.schema.space import VolumeSpace
 
 STAT_NAMES = {"z_score": "z", "p_value": "p", "effect_size": "effect", "effect_variance": "variance"}
 _RUN_MAPS = ("effect_size", "effect_variance", "z_score")
 
 
-def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
-    """Raise where no run has a contrast (a condition may occur in some only) or a design, or a response is unknown.
+def with_contrasts(runs: Sequence[Run], plan: Plan, contrasts: Contrasts, f_contrasts: Contrasts | None) -> Plan:
+    """A plan with contrasts, named and read by the regressors of the runs.
 
     Parameters
     ----------
     runs : sequence of Run
         Runs.
     plan : Plan
-        What is done to each.
+        What is done to each, without contrasts.
+    contrasts, f_contrasts : mapping of str to contrast, or sequence of str
+        Of t and F; a text is "name=expression", or an expression, which is its own name.
+
+    Returns
+    -------
+    Plan
 
     Raises
     ------
     ContrastError, DesignError
-        Naming the contrast, or the response; the first run's error where no run has a design.
+        Where no run has a contrast (a condition may occur in some only) or a design, or a response is unknown.
     """
+    check_any(contrasts, f_contrasts, "first-level")
     # Without it each run would fail, one by one.
     regressor_names("condition", plan.design.get("hrf_model", "glover"), plan.design.get("fir_delays"))
-    missing: dict[str, ContrastError | None] = dict.fromkeys(plan.contrasts)
+    t, f = _items(contrasts), _items(f_contrasts or {})
+    pairs = _read(t + f, len(t), runs, plan)
+    definitions, kinds = t_and_f(named_once(pairs[: len(t)]), named_once(pairs[len(t) :]))
+    return replace(plan, contrasts=definitions, labels=bids_labels(definitions), kinds=kinds)
+
+
+def _read(given: Sequence[Contrasts], n_t: int, runs: Sequence[Run], plan: Plan) -> list[tuple[str, Any]]:
+    """Name and definition of each contrast, t contrasts first, by the regressors of the first run that has it."""
+    found: dict[int, tuple[str, Any]] = {}
+    wrong: dict[int, ContrastError] = {}
     faults: list[DaskGLMError] = []
     n_designs = 0
     for run in _new_conditions_first(runs):
@@ -68,23 +86,39 @@ def check_contrasts(runs: Sequence[Run], plan: Plan) -> None:
             faults.append(error)
             continue  # it will be in the list of failures
         n_designs += 1
-        for name in list(missing):
+        for index in set(range(len(given))) - set(found):
             try:
-                matrix = contrast_matrix(plan.contrasts[name], columns, {})
-                del missing[name]
+                name, definition = next(iter(named(given[index], columns, {}).items()))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # this too
+                    matrix = contrast_matrix(definition, columns, {})
+                found[index] = (name, definition)
             except ContrastError as error:
-                missing[name] = missing[name] or error
+                wrong.setdefault(index, error)
                 continue
-            if plan.kinds[name] == "t":
+            if index < n_t:
                 check_one_row(name, matrix, columns)
-        if not missing:
-            return
+        if len(found) == len(given):
+            break
     # Files are damaged one by one; tables that nobody has are asked for in vain.
     if not n_designs and faults and not any(isinstance(error, ImageError) for error in faults):
         raise type(faults[0])(f"no run can be fitted; of the first one: {faults[0]}") from faults[0]
-    for first in missing.values():
-        if first is not None:
-            raise first
+    if n_designs and len(found) < len(given):
+        raise wrong[min(set(range(len(given))) - set(found))]
+    # Where no run has a design, all will be in the list of failures.
+    return [found.get(index) or _as_given(item) for index, item in enumerate(given)]
+
+
+def _items(contrasts: Contrasts) -> list[Contrasts]:
+    """Contrasts one by one, each as it was given."""
+    if isinstance(contrasts, Mapping):
+        return [{name: definition} for name, definition in contrasts.items()]
+    return [[text] for text in contrasts]
+
+
+def _as_given(contrast: Contrasts) -> tuple[str, Any]:
+    """Name and definition of one contrast, as if no regressor had an "=" in its name."""
+    return next(iter(contrast.items())) if isinstance(contrast, Mapping) else definitions_in(contrast[0])[:2][-1]
 
 
 def _new_conditions_first(runs: Sequence[Run]) -> Iterator[Run]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import joblib
@@ -14,6 +15,7 @@ from daskglm.io.receipts import read_receipt, remove_unit, unit
 from daskglm.io.store import is_store
 from daskglm.io.tables import read_table
 from daskglm.models.cohort_units import Plan, Receipt, common_name, map_path
+from daskglm.models.contrasts import Contrasts, definitions_in
 from daskglm.models.convert import write_store
 from daskglm.models.options import Options
 from daskglm.schema.datasets import participant_columns
@@ -170,15 +172,16 @@ def _rows(participants: pd.DataFrame | None, subjects: Sequence[str]) -> tuple[p
     return participants.reindex(list(subjects)), notes
 
 
-def group_input(images: Any, contrasts: Mapping[str, str], others: bool = False) -> tuple[Any, dict[str, str]]:
+def group_input(images: Any, contrasts: Sequence[str], others: bool = False) -> tuple[Any, Contrasts]:
     """What a group analysis reads, where it is given the result folder of a first-level analysis.
 
     Parameters
     ----------
     images : str or list of str
         Images, a store, or such a folder.
-    contrasts : mapping of str to str
-        Contrasts that were asked for: of the group, and for a folder the label or name of the first level's.
+    contrasts : sequence of str
+        Contrasts that were asked for, as on the command line: of the group, and for a folder the label or name of the
+        first level's.
     others : bool
         Whether contrasts of the group are asked for besides.
 
@@ -186,8 +189,8 @@ def group_input(images: Any, contrasts: Mapping[str, str], others: bool = False)
     -------
     images : object
         The store of that contrast; anything else as it was given.
-    contrasts : dict of str to str
-        Contrasts of the group; the intercept where no other is asked for.
+    contrasts : sequence of str, or mapping of str to str
+        Contrasts of the group; the intercept, by the name of the first level's, where no other is asked for.
 
     Raises
     ------
@@ -196,17 +199,40 @@ def group_input(images: Any, contrasts: Mapping[str, str], others: bool = False)
     """
     stores = group_stores(images) if isinstance(images, str) else {}
     if not stores:
-        return images, dict(contrasts)
-    named = [name for name, text in contrasts.items() if text in stores or bids_label(text) in stores]
-    if len(named) > 1 or (not named and len(stores) > 1):
+        return images, contrasts
+    found = {text: pair for text in contrasts if (pair := first_level_contrast(text, stores)) is not None}
+    if len(found) > 1 or (not found and len(stores) > 1):
         raise ContrastError(
             f"{images} has the first-level contrasts {listing(stores)}; name one of them, as in --contrast "
             f"{next(iter(stores))}"
         )
-    label = next(iter(stores)) if not named else contrasts[named[0]]
-    rest = {name: text for name, text in contrasts.items() if name not in named}
-    store = stores.get(label) or stores[bids_label(label)]
-    return store, rest if rest or others else {"intercept": "intercept"}
+    name, label = next(iter(found.values()), (next(iter(stores)),) * 2)
+    rest = [text for text in contrasts if text not in found]
+    return stores[label], rest if rest or others else {name: "intercept"}
+
+
+def first_level_contrast(text: str, stores: Mapping[str, str]) -> tuple[str, str] | None:
+    """The first-level contrast that a text names, as "face - house", "faceMinusHouse" or "new_name=faceMinusHouse".
+
+    Parameters
+    ----------
+    text : str
+        Text.
+    stores : mapping of str to str
+        Of :func:`group_stores`.
+
+    Returns
+    -------
+    (name, label) or None
+        None where it names none.
+    """
+    for name, definition in definitions_in(text):
+        if definition in stores:
+            return name, definition
+        with suppress(ContrastError):  # an expression may be too long for a label, or have no letter
+            if bids_label(definition) in stores:
+                return name, bids_label(definition)
+    return None
 
 
 def group_stores(folder: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from daskglm.io.checkpoints import checkpoint_folder, forget_checkpoints
 from daskglm.io.journal import Run, running
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.results import prepare_output, sweep, write_results
+from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
 from daskglm.models.functional import (
     OUTPUT_TYPES,
     check_any_fitted,
@@ -30,7 +31,6 @@ from daskglm.models.functional import (
 from daskglm.models.group_fit import fit_in_units
 from daskglm.models.inputs import Loaded, load_images
 from daskglm.models.options import Options
-from daskglm.models.parameters import all_contrasts
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_group import plan_fit
 from daskglm.models.plan_images import open_source
@@ -73,9 +73,9 @@ def group_analysis(
     images: Any,
     output: str,
     formula: str,
-    contrasts: Mapping[str, str],
+    contrasts: Contrasts,
     *,
-    f_contrasts: Mapping[str, str] | None = None,
+    f_contrasts: Contrasts | None = None,
     participants: Any = None,
     mask: Any = None,
     missing: str = "nan",
@@ -95,8 +95,8 @@ def group_analysis(
         Result folder.
     formula : str
         Design from the participants: "~ age + C(site)".
-    contrasts, f_contrasts : mapping of str to str
-        Name to expression.
+    contrasts, f_contrasts : mapping of str to contrast, or sequence of str
+        Name to expression or weights; or texts "name=expression", as on the command line.
     participants : DataFrame or path, optional
         Table with a column participant_id, matched to the images by id; a store brings its own.
     mask, missing, min_coverage, smoothing_fwhm, n_jobs
@@ -118,15 +118,15 @@ def group_analysis(
         Names the rule, the values and the remedy; before images are read wherever it can be known.
     """
     started, output, timings = time.time(), os.fspath(output), dict[str, float]()
-    definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
-    labels = bids_labels(definitions)
+    check_any(contrasts, f_contrasts, "group")
     with running(output, "group", prepare=partial(sweep, output)) as run:
         prepare_output(output, overwrite)
-        check = partial(_checked_model, formula, participants, min_coverage, definitions, kinds)
+        check = partial(_checked_model, formula, participants, min_coverage, contrasts, f_contrasts)
         options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
         with stage("read headers", timings):
             loaded = load_images(images, options, check)
             design, lazy, lazy_maps = check(loaded)
+            definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
         plan = plan_fit(open_source(loaded, options), lazy, lazy_maps, machine(n_jobs))
         check_resources(plan, output, kept=folder_bytes(checkpoint_folder(run.output, "")))
         label, treatment = "Reading images" if progress else None, [missing, smoothing_fwhm]
@@ -154,7 +154,7 @@ def group_analysis(
         tables = {"design.tsv": with_samples(design), "peaks.tsv": peaks.round(4)}
         documents = {"dataset_description.json": description("group")}
         with stage("write", timings):
-            files = write_results(output, _images(maps, fit, labels), tables, documents, provenance)
+            files = write_results(output, _images(maps, fit, bids_labels(definitions)), tables, documents, provenance)
         forget_checkpoints(output)
     return GroupResult(output, files, design, fit, maps, peaks, time.time() - started)
 
@@ -185,13 +185,13 @@ def record_of(run: Run, timings: Mapping[str, float], loaded: Loaded, n_jobs: in
 
 
 def _checked_model(
-    formula: str, participants: Any, min_coverage: float, definitions: Mapping[str, str], kinds: Mapping[str, str],
+    formula: str, participants: Any, min_coverage: float, contrasts: Contrasts, f_contrasts: Contrasts | None,
     loaded: Loaded,
 ) -> tuple[pd.DataFrame, xr.Dataset, xr.Dataset]:  # fmt: skip
     """The design, the fit and the maps, lazy; misspelt and undetermined contrasts are refused here, before any pass."""
     design = design_of_formula(formula, participants, loaded.images)
     fit = fit_glm(loaded.images, design, min_coverage=min_coverage)
-    return design, fit, compute_contrasts(fit, definitions, kinds)
+    return design, fit, compute_contrasts(fit, *contrasts_of_design(contrasts, f_contrasts, design))
 
 
 def _images(maps: xr.Dataset, fit: xr.Dataset, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 import re
 import warnings
-from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
-from daskglm.errors import ContrastError, ParameterError, listing, nearest
+from daskglm.errors import ParameterError, nearest
 from daskglm.graph.runs import NoiseModel
 from daskglm.kernels.scaling import Scaling
 
@@ -156,32 +155,3 @@ def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scali
         )
         standardize = False
     return Scaling(percent_of, bool(standardize)), by_volume
-
-
-def all_contrasts(
-    contrasts: Mapping[str, str], f_contrasts: Mapping[str, str], kind: str = "group"
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Definitions of all contrasts and their types, by name.
-
-    Parameters
-    ----------
-    contrasts, f_contrasts : mapping of str to str
-        Name to expression, of t and F contrasts.
-    kind : str
-        Of analysis, for the message.
-
-    Returns
-    -------
-    definitions, kinds : dict of str to str
-
-    Raises
-    ------
-    ContrastError
-        Where there is none, or a name is in both.
-    """
-    both = sorted(set(contrasts) & set(f_contrasts))
-    if both:
-        raise ContrastError(f"{listing(both)} is both a t and an F contrast; name one: --f-contrast name=definition")
-    if not contrasts and not f_contrasts:
-        raise ContrastError(f"a {kind} analysis needs a contrast; give --contrast or --f-contrast")
-    return {**contrasts, **f_contrasts}, {**dict.fromkeys(contrasts, "t"), **dict.fromkeys(f_contrasts, "F")}

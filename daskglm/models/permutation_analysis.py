@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from daskglm.design.contrasts import check_t_contrasts
 from daskglm.inference.permutation import permutation_test
 from daskglm.inference.planning import parse_tests
 from daskglm.io.files import join, read_bytes
@@ -21,11 +20,11 @@ from daskglm.io.journal import running
 from daskglm.io.permutations import count_units
 from daskglm.io.provenance import stage
 from daskglm.io.results import PROVENANCE, prepare_output, sweep, write_results
+from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
 from daskglm.models.functional import design_of_formula
 from daskglm.models.group import description, record_of, with_samples
 from daskglm.models.inputs import Loaded, fingerprint, load_images, participants_column
 from daskglm.models.options import Options
-from daskglm.models.parameters import all_contrasts
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_permute import plan_permutation
 from daskglm.schema.datasets import space_of
@@ -85,9 +84,9 @@ def permutation_analysis(
     images: Any,
     output: str,
     formula: str,
-    contrasts: Mapping[str, str],
+    contrasts: Contrasts,
     *,
-    f_contrasts: Mapping[str, str] | None = None,
+    f_contrasts: Contrasts | None = None,
     participants: Any = None,
     within: str | None = None,
     whole: str | None = None,
@@ -114,8 +113,8 @@ def permutation_analysis(
         Result folder.
     formula : str
         Design from the participants: "~ age + C(site)".
-    contrasts, f_contrasts : mapping of str to str
-        Name to expression.
+    contrasts, f_contrasts : mapping of str to contrast, or sequence of str
+        Name to expression or weights; or texts "name=expression", as on the command line.
     participants : DataFrame or path, optional
         Table with a column participant_id; a store brings its own.
     within, whole : str, optional
@@ -144,20 +143,21 @@ def permutation_analysis(
         Names the rule, the values and the remedy; before images are read wherever it can be known.
     """
     started, output, timings = time.time(), os.fspath(output), dict[str, float]()
-    definitions, kinds = all_contrasts(contrasts, f_contrasts or {}, "permutation")
-    labels, several = bids_labels(definitions), list(f_contrasts or {})
+    check_any(contrasts, f_contrasts, "permutation")
     with running(output, "permute", prepare=partial(sweep, output)) as run:
         options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
 
         def checked_design(loaded: Loaded) -> pd.DataFrame:
             design = design_of_formula(formula, participants, loaded.images)
-            check_t_contrasts(contrasts, design)
-            parse_tests(design, definitions, f_contrasts=several)
+            definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
+            parse_tests(design, definitions, f_contrasts=[name for name, kind in kinds.items() if kind == "F"])
             return design
 
         with stage("read headers", timings):
             loaded = load_images(images, options, checked_design)
             design = checked_design(loaded)
+            definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
+            labels, several = bids_labels(definitions), [name for name, kind in kinds.items() if kind == "F"]
         columns: dict[str, Any] = {"within": within, "whole": whole, "variance_groups": variance_groups}
         blocks: dict[str, Any] = {
             name: participants_column(given, participants, loaded.images) for name, given in columns.items()

@@ -22,15 +22,15 @@ from daskglm.io.store import SAMPLES_PER_CHUNK
 from daskglm.kernels.basis import orthonormal_basis, with_constant
 from daskglm.kernels.lagged import Lags, plan_lags, sum_lagged
 from daskglm.models.cohort_checks import check_confounds, check_extras
-from daskglm.models.cohort_runs import check_contrasts, design_of_run
+from daskglm.models.cohort_runs import design_of_run, with_contrasts
 from daskglm.models.cohort_units import Plan as Treatment
+from daskglm.models.contrasts import Contrasts, check_any
 from daskglm.models.first_level import DESIGN_PARAMETERS
 from daskglm.models.functional import OUTPUT_TYPES
 from daskglm.models.options import Options, header_image, preparation
-from daskglm.models.parameters import all_contrasts, parse_noise_model, parse_scaling
+from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import Needs, Plan, count_text, files_bytes, image_memory, map_bytes, seconds_of, text_bytes
 from daskglm.models.plan_convert import conversion_needs
-from daskglm.schema.names import bids_labels
 
 # Runs whose designs are made for the plan: the largest.
 _LOOKED_AT = 4
@@ -59,9 +59,9 @@ class _Largest:
 def plan_first_level(
     dataset: str,
     output: str | None,
-    contrasts: Mapping[str, str],
+    contrasts: Contrasts,
     *,
-    f_contrasts: Mapping[str, str] | None = None,
+    f_contrasts: Contrasts | None = None,
     task: str | None = None,
     space: str | None = None,
     subjects: Sequence[str] | None = None,
@@ -113,7 +113,7 @@ def plan_first_level(
             f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
             f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
         )
-    definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
+    check_any(contrasts, f_contrasts, "first-level")
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     if filters is not None:
         filters = list(filters.items() if isinstance(filters, Mapping) else filters)
@@ -123,14 +123,14 @@ def plan_first_level(
     )
     stores = subjects is None if group_stores is None else group_stores
     treatment = Treatment(
-        output="", contrasts=definitions, labels=bids_labels(definitions), kinds=kinds,
+        output="", contrasts={}, labels={}, kinds={},
         strategies=parse_strategies(confounds), design=design, noise=parse_noise_model(noise_model, bins, 0),
         scaling=scaling, by_volume=by_volume, smoothing_fwhm=smoothing_fwhm, precision_weighted=precision_weighted,
         t_r=t_r, slice_time_ref=slice_time_ref, version="",
     )  # fmt: skip
     check_extras(runs, treatment)
     lacking = check_confounds(runs, treatment.strategies)
-    check_contrasts(runs, treatment)
+    treatment = with_contrasts(runs, treatment, contrasts, f_contrasts)
     plan, largest = plan_runs(runs, treatment, stores, machine(n_jobs), _LOOKED_AT)
     plan = replace(plan, notes=(*plan.notes, *lacking))
     return _timed(plan, runs, largest[0]) if calibrate and largest else plan

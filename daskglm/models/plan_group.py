@@ -1,6 +1,5 @@
 """What a group analysis will take."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +13,12 @@ from daskglm.graph.checkpoints import units_of
 from daskglm.graph.planning import Machine, count_tasks, machine
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.moments import block_moments
+from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
 from daskglm.models.functional import OUTPUT_TYPES, compute_contrasts, design_of_formula, fit_glm
 from daskglm.models.options import Options
-from daskglm.models.parameters import all_contrasts
 from daskglm.models.plan import Needs, Plan, count_text, map_bytes, seconds_of, text_bytes
 from daskglm.models.plan_images import Source, open_source, read_seconds
 from daskglm.schema.datasets import space_of
-from daskglm.schema.names import bids_labels
 
 # Compression and writing of maps, in bytes a second.
 _WRITE_SPEED = 60e6
@@ -31,9 +29,9 @@ def plan_group(
     images: Any,
     output: str | None,
     formula: str,
-    contrasts: Mapping[str, str],
+    contrasts: Contrasts,
     *,
-    f_contrasts: Mapping[str, str] | None = None,
+    f_contrasts: Contrasts | None = None,
     participants: Any = None,
     mask: Any = None,
     missing: str = "nan",
@@ -63,11 +61,11 @@ def plan_group(
     DaskGLMError
         As the analysis, from headers and tables.
     """
-    definitions, kinds = all_contrasts(contrasts, f_contrasts or {})
-    bids_labels(definitions)
+    check_any(contrasts, f_contrasts, "group")
     options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
     source = open_source(images, options)
     design = design_of_formula(formula, participants, source.loaded.images)
+    definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
     lazy = fit_glm(source.loaded.images, design, min_coverage=min_coverage)
     plan = plan_fit(source, lazy, compute_contrasts(lazy, definitions, kinds), machine(n_jobs))
     maps = compute_contrasts(_as_if_computed(lazy, source.data.chunks[1]), definitions, kinds)

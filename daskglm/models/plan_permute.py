@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from daskglm.design.contrasts import check_t_contrasts
 from daskglm.design.rearrangements import Rearrangements
 from daskglm.errors import ParameterError
 from daskglm.graph import permutation as graph
@@ -21,14 +20,13 @@ from daskglm.inference.planning import cluster_threshold, plan_tests
 from daskglm.kernels.adjacency import grid_adjacency
 from daskglm.kernels.permutation_blocks import TILE, Test, make_tiles, permute
 from daskglm.kernels.tfce import Grid, check_enhancement
+from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
 from daskglm.models.functional import design_of_formula
 from daskglm.models.inputs import participants_column
 from daskglm.models.options import Options
-from daskglm.models.parameters import all_contrasts
 from daskglm.models.plan import Needs, Plan, count_text, map_bytes, seconds_of, text_bytes
 from daskglm.models.plan_images import Source, open_source, read_seconds
 from daskglm.schema.datasets import space_of
-from daskglm.schema.names import bids_labels
 from daskglm.schema.space import VolumeSpace
 
 _CALIBRATED = 64
@@ -41,9 +39,9 @@ def plan_permutation(
     images: Any,
     output: str | None,
     formula: str,
-    contrasts: Mapping[str, str],
+    contrasts: Contrasts,
     *,
-    f_contrasts: Mapping[str, str] | None = None,
+    f_contrasts: Contrasts | None = None,
     participants: Any = None,
     within: str | None = None,
     whole: str | None = None,
@@ -85,20 +83,20 @@ def plan_permutation(
         As the analysis, from headers and tables.
     """
     chosen = {name: test.get(name, default) for name, default in _DEFAULTS.items()}
-    definitions, _ = all_contrasts(contrasts, f_contrasts or {}, "permutation")
-    bids_labels(definitions)
+    check_any(contrasts, f_contrasts, "permutation")
     check_enhancement(chosen["tfce"], chosen["extent"], chosen["height"])
     if chosen["connectivity"] not in (6, 18, 26):
         raise ParameterError(f"connectivity is 6, 18 or 26, but it is {chosen['connectivity']!r}")
     source = open_source(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs))
     loaded = source.loaded.images
     design = design_of_formula(formula, participants, loaded)
-    check_t_contrasts(contrasts, design)
+    definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
+    several = [name for name, kind in kinds.items() if kind == "F"]
     inside, units, groups = (
         participants_column(name, participants, loaded) for name in (within, whole, variance_groups)
     )
     rearrangements, tests = plan_tests(
-        design, definitions, list(f_contrasts or {}), chosen["two_sided"], chosen["scheme"], chosen["rearrangement"],
+        design, definitions, several, chosen["two_sided"], chosen["scheme"], chosen["rearrangement"],
         chosen["n_perm"], inside, units, groups, chosen["random_state"], fewest(min_coverage, len(design)),
     )  # fmt: skip
     heights = tuple(cluster_threshold(item, chosen["threshold"]) for item in tests.values())

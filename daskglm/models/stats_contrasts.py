@@ -97,9 +97,9 @@ def node_contrasts(
 
 
 def _name(text: Any) -> str:
-    """The name of a contrast, which the command line can take."""
-    if "=" in str(text) or not str(text).strip():
-        raise ParameterError(f"the name of a contrast has no '=', but this is {text!r}")
+    """The name of a contrast."""
+    if not str(text).strip():
+        raise ParameterError(f"a contrast has a name, but this is {text!r}")
     return str(text).strip()
 
 

@@ -2,6 +2,9 @@
 
 import io
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from daskglm.errors import MissingDependencyError
@@ -78,6 +81,19 @@ def wrapped(text: str, width: int = _TITLE_WIDTH, lines: int = 3) -> str:
     return "\n".join(line for part in parts for line in part)
 
 
+@contextmanager
+def any_letters() -> Iterator[None]:
+    """Draw letters that the fonts at hand lack as boxes, and say nothing: the text beside a picture has them.
+
+    Yields
+    ------
+    None
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        yield
+
+
 def finish(axes: "Axes", title: str, output_file: "str | os.PathLike[str] | None") -> None:
     """Give a plot its legend, under it, where it hides nothing, and its title; write it where that was asked for.
 
@@ -115,7 +131,8 @@ def save(figure: "Figure", output_file: "str | os.PathLike[str] | None") -> None
     import matplotlib.pyplot as plt
 
     path, buffer = os.fspath(output_file), io.BytesIO()
-    figure.savefig(buffer, format=os.path.splitext(path)[1].lstrip(".") or "png", dpi=150)
+    with any_letters():
+        figure.savefig(buffer, format=os.path.splitext(path)[1].lstrip(".") or "png", dpi=150)
     plt.close(figure)
     write_bytes(path, buffer.getvalue())
 

@@ -11,6 +11,7 @@ from daskglm.io.receipts import unit
 from daskglm.models.cohort import CohortResult
 from daskglm.models.cohort_units import map_path
 from daskglm.models.group import GroupResult
+from daskglm.plotting.canvas import any_letters, plain, wrapped
 from daskglm.schema.datasets import space_of
 from daskglm.schema.space import VolumeSpace
 
@@ -106,10 +107,10 @@ def draw_first_level(result: CohortResult) -> list[str]:
             axis.set(title=f"{item.subject}, slice {cut}: {z.min():.2f} to {z.max():.2f}", xticks=[], yticks=[])
             axis.set_facecolor("0.85")
         figure.colorbar(drawn, ax=axes, label="z", shrink=0.7)
-        figure.suptitle(f"{contrast}, over runs")
+        figure.suptitle(plain(wrapped(f"{contrast}, over runs")))
         receipt, key = result.picture(contrast)
         paths.append(receipt.removesuffix(".json") + ".png")
-        with unit(receipt, {"key": key, **result.stamp}, [os.path.basename(paths[-1])]):
+        with unit(receipt, {"key": key, **result.stamp}, [os.path.basename(paths[-1])]), any_letters():
             figure.savefig(paths[-1], dpi=110)
     return paths
 

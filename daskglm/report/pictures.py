@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from daskglm.plotting import plot_coverage, plot_leverage, plot_null, plot_z_histogram
-from daskglm.plotting.canvas import nilearn_plotting, plain
+from daskglm.plotting.canvas import any_letters, nilearn_plotting, plain
 
 _DPI = 100
 # More volumes, regressors or ticks than this cannot be told apart in a picture.
@@ -276,7 +276,8 @@ def _figure(width: float, height: float, axes: bool = True) -> tuple[Any, Any]:
 def _png(figure: Any) -> bytes:
     """A figure's PNG."""
     buffer = BytesIO()
-    figure.savefig(buffer, dpi=_DPI, format="png", bbox_inches="tight", pad_inches=0.1)
+    with any_letters():
+        figure.savefig(buffer, dpi=_DPI, format="png", bbox_inches="tight", pad_inches=0.1)
     return buffer.getvalue()
 
 

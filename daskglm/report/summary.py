@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from daskglm.models.cohort import CohortResult
 from daskglm.models.convert import Conversion
@@ -64,7 +64,10 @@ def print_permutation(result: PermutationResult, console: Console) -> None:
         f"{counts.max()}); {which} rearrangements",
         markup=False,
     )
-    table = Table("contrast", "statistic", "5% threshold", "observed", "smallest corrected p", "voxels at 5%")
+    table = Table(
+        Column("contrast", overflow="fold"), "statistic", "5% threshold", "observed", "smallest corrected p",
+        "voxels at 5%",
+    )  # fmt: skip
     for row in result.thresholds.itertuples(index=False):
         numbers = (f"{row.threshold:.4g}", f"{row.observed_maximum:.4g}", f"{row.smallest_p:.4g}", f"{row.voxels:,}")
         table.add_row(escape(str(row.contrast)), str(row.statistic), *numbers)
@@ -121,18 +124,18 @@ def print_store(images: xr.Dataset, console: Console) -> None:
     ]
     table_view = Table(show_header=False, box=None)
     for name, value in rows:
-        table_view.add_row(name, str(value))
-    console.print(table_view, markup=False)
+        table_view.add_row(name, escape(str(value)))
+    console.print(table_view)
 
 
 def _print_peaks(peaks: pd.DataFrame, console: Console) -> None:
     """A table of the extremes of each contrast."""
     view = Table(box=None, title="Peaks (descriptive: not corrected for multiple tests)", title_justify="left")
     for name in ("contrast", "x", "y", "z (mm)", "stat", "z score"):
-        view.add_column(name, justify="left" if name == "contrast" else "right")
+        view.add_column(name, justify="left" if name == "contrast" else "right", overflow="fold")
     for row in peaks.itertuples():
         place = (f"{value:.0f}" for value in (row.x, row.y, row.z))
-        view.add_row(str(row.contrast), *place, f"{row.stat_type} = {row.stat:.2f}", f"{row.z_score:.2f}")
+        view.add_row(escape(str(row.contrast)), *place, f"{row.stat_type} = {row.stat:.2f}", f"{row.z_score:.2f}")
     console.print(view)
 
 
@@ -154,7 +157,8 @@ def print_first_level(result: CohortResult, console: Console) -> None:
         markup=False,
     )
     if not result.peaks.empty:
-        table = Table(*map(str, result.peaks.columns), title="Extremes of z over runs")
+        headers = [Column(str(name), overflow="fold") for name in result.peaks.columns]
+        table = Table(*headers, title="Extremes of z over runs")
         for row in result.peaks.head(_SUBJECTS_SHOWN).round(2).itertuples(index=False):
             table.add_row(*(escape(str(value)) for value in row))
         console.print(table)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
@@ -15,7 +16,9 @@ _OPERATORS = {"-": " minus ", "+": " plus ", ">": " gt ", "<": " lt ", "/": " ov
 
 
 def bids_label(name: str) -> str:
-    """Make a BIDS label of a contrast's name: letters and digits, in camel case, as nilearn but capitals are kept.
+    r"""Make a BIDS label of a contrast's name: letters and digits, in camel case, as nilearn but capitals are kept.
+
+    Accents are taken off; any other letter that BIDS does not have is written as its code point.
 
     Parameters
     ----------
@@ -36,10 +39,13 @@ def bids_label(name: str) -> str:
     --------
     >>> bids_label("face - house"), bids_label("C(site)[T.B]"), bids_label("reappraisal_success")
     ('faceMinusHouse', 'CSiteTB', 'reappraisalSuccess')
+    >>> bids_label("été - \u9762")
+    'eteMinusU9762'
     """
     # A minus between words is an operator; the one inside "sub-01" is read the same way, as nilearn does.
     for symbol, word in _OPERATORS.items():
         name = name.replace(symbol, word)
+    name = "".join(_in_ascii(character) for character in unicodedata.normalize("NFKD", name))
     words = re.findall(r"[A-Za-z0-9]+", name)
     if not words:
         raise ContrastError(f"a contrast's name has at least one letter or digit, but this is {name!r}")
@@ -50,6 +56,15 @@ def bids_label(name: str) -> str:
             f"{len(label)}; give the contrast a short name, as in new_name=definition"
         )
     return label
+
+
+def _in_ascii(character: str) -> str:
+    """A character of a decomposed name: itself, its code point where it is a letter or symbol, else a blank."""
+    if character.isascii():
+        return character
+    if "\u0300" <= character <= "\u036f":  # an accent of the letter before
+        return ""
+    return f" U{ord(character):04X} " if unicodedata.category(character)[0] in "LNSM" else " "
 
 
 def bids_labels(names: Iterable[str]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Contrast expressions, against nilearn's evaluation of the same strings, and what must never run."""
 
+from contextlib import suppress
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -144,3 +146,98 @@ def test_messages():
     with pytest.raises(ContrastError) as caught:
         parse_contrast("-" * 9_000 + "age", COLUMNS)
     assert len(str(caught.value)) < 600
+
+
+# Expression, regressors, weights by hand: names as formulas, events and confounds print them.
+AS_PRINTED = {
+    "C(group)[patient] - C(group)[control]": (["C(group)[control]", "C(group)[patient]", "age"], [[-1, 1, 0]]),
+    "group[T.patient]:age": (["intercept", "age", "group[T.patient]", "group[T.patient]:age"], [[0, 0, 0, 1]]),
+    "group[T.patient]:age / 2 - age": (["intercept", "age", "group[T.patient]", "group[T.patient]:age"],
+                                       [[0, -1, 0, 0.5]]),
+    "face/left - face/right": (["face/left", "face/right", "constant"], [[1, -1, 0]]),
+    "a-b": (["a-b", "c"], [[1, 0]]),
+    "a-b - c": (["a-b", "c"], [[1, -1]]),
+    "I(age**2)": (["age", "I(age**2)"], [[0, 1]]),
+    "I(age ** 2) - 2 * age": (["age", "I(age ** 2)"], [[-2, 1]]),
+    "mean.FD - age": (["mean.FD", "age"], [[1, -1]]),
+    "C(site)[T.2]": (["intercept", "C(site)[T.2]", "C(site)[T.3]"], [[0, 1, 0]]),
+    "C(site)[T.2] - C(site)[T.3]": (["intercept", "C(site)[T.2]", "C(site)[T.3]"], [[0, 1, -1]]),
+    "load=2 - load=1": (["load=1", "load=2"], [[-1, 1]]),
+    "bs(age, df=3)[1], bs(age, df=3)[2]": (["bs(age, df=3)[1]", "bs(age, df=3)[2]"], [[1, 0], [0, 1]]),
+    "(2back + 3back) / 2 - 0back": (["0back", "2back", "3back"], [[-1, 0.5, 0.5]]),
+    "\u9762\u5b54 - \u623f\u5b50": (["\u623f\u5b50", "\u9762\u5b54"], [[-1, 1]]),
+    "a + b's + c?": (["a", "b's", "c?"], [[1, 1, 1]]),
+    "1 - 2": (["1 - 2", "x"], [[1, 0]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", AS_PRINTED)
+def test_names_as_they_are_printed(expression):
+    columns, weights = AS_PRINTED[expression]
+    assert parse_contrast(expression, columns).tolist() == weights
+    for column, unit in zip(columns, np.eye(len(columns)), strict=True):
+        assert parse_contrast(column, columns).tolist() == [unit.tolist()]
+        assert parse_contrast(f"-(`{column}`) * 2", columns).tolist() == [(-2 * unit).tolist()]
+
+
+@given(st.data(), st.lists(st.text("ab-+*/()[]:. =,`", min_size=1, max_size=6), min_size=1, max_size=4, unique=True))
+def test_a_name_is_itself_or_said_to_be_ambiguous(data, columns):
+    # Names that are numbers, or weights, or hold backquotes, are beside the point here.
+    columns = [name for name in columns if name == name.strip() and "`" not in name] or ["a"]
+    index = data.draw(st.integers(0, len(columns) - 1))
+    unit = np.eye(len(columns))[index].tolist()
+    with suppress(ContrastError):
+        assert parse_contrast(columns[index], columns).tolist() == [unit]
+    assert parse_contrast(f"`{columns[index]}`", columns).tolist() == [unit]
+
+
+@pytest.mark.parametrize(
+    ("expression", "columns", "ways"),
+    [
+        ("a-b", ["a", "b", "a-b"], ("`a-b`", "`a` - `b`")),
+        ("2 * a/2", ["a", "a/2"], ("2 * `a/2`", "2 * `a` / 2")),
+        ("a-b-c", ["a-b", "c", "a", "b-c"], ("`a-b` - `c`", "`a` - `b-c`")),
+        ("a, b", ["a", "b", "a, b"], ("`a, b`", "`a` , `b`")),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(expression, columns, ways):
+    with pytest.raises(ContrastError, match="in single quotes for the shell") as caught:
+        parse_contrast(expression, columns)
+    found = [parse_contrast(way, columns).tolist() for way in ways]
+    assert all(way in str(caught.value) for way in ways)
+    assert found[0] != found[1]
+
+
+def test_blanks_and_what_is_not_linear_decide():
+    assert parse_contrast("a - b", ["a", "b", "a-b"]).tolist() == [[1, -1, 0]]
+    assert parse_contrast("a-2", ["a", "a-2"]).tolist() == [[0, 1]]
+    assert parse_contrast("face-house", ["face-hou", "face", "house"]).tolist() == [[0, 1, -1]]
+
+
+@pytest.mark.parametrize("text", ["0 1 -1", "[0, 1, -1]", "0, 1, -1", "(0, 1, -1)", " [0. 1e0 -1.]", "[[0, 1, -1]]"])
+def test_weights_as_text(text):
+    assert parse_contrast(text, COLUMNS).tolist() == [[0, 1, -1]]
+
+
+def test_weights_as_text_beside_names():
+    assert contrast_matrix("[[1, 0, 0], [0, 0, 1]]", COLUMNS).tolist() == [[1, 0, 0], [0, 0, 1]]
+    with pytest.raises(ContrastError, match=r"shape \(q, 3\)"):
+        parse_contrast("1 2 3 4", COLUMNS)
+    with pytest.raises(ContrastError, match="can be read as"):
+        parse_contrast("1, 0, 0", ["0", "1", "2"])
+    assert parse_contrast("[1, 0, 0]", ["0", "1", "2"]).tolist() == [[1, 0, 0]]
+    assert parse_contrast("2", ["1", "2"]).tolist() == [[0, 1]]
+
+
+def test_what_cannot_be_read_takes_no_time():
+    with pytest.raises(ContrastError, match="no regressor 'b'"):
+        parse_contrast("a-" * 4_000 + "b", ["a", "a-a"])
+    with pytest.raises(ContrastError, match="can be read as"):
+        parse_contrast("a-" * 40 + "a", ["a", "a-a"])
+
+
+@pytest.mark.parametrize("name", ["C(group)[patiet]", "group[T.patient]:agee", "mean.FDD", "face/lft"])
+def test_a_misspelt_name_is_told_whole(name):
+    columns = ["C(group)[patient]", "group[T.patient]:age", "mean.FD", "face/left", "age"]
+    with pytest.raises(ContrastError, match="did you mean"):
+        parse_contrast(f"{name} - age", columns)

@@ -179,7 +179,7 @@ def test_group_store_is_the_input_of_group(dataset, tmp_path):
     assert done.exit_code == 0, done.output
     effects = [nib.Nifti1Image(statmap(item.folder, item.name, "effect"), AFFINE) for item in result.subjects]
     expected = SecondLevelModel(mask_img=False).fit(effects, design_matrix=pd.DataFrame({"i": np.ones(3)}))
-    z = nib.load(tmp_path / "g" / "contrast-intercept_stat-z_statmap.nii.gz").get_fdata()
+    z = nib.load(tmp_path / "g" / "contrast-aMinusB_stat-z_statmap.nii.gz").get_fdata()
     inside = nib.load(tmp_path / "g" / "mask.nii.gz").get_fdata() > 0
     assert inside.sum() == np.prod(SHAPE) - 2
     np.testing.assert_allclose(z[inside], expected.compute_contrast("i").get_fdata()[inside], atol=1e-4)
