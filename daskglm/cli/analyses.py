@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
+from daskglm.cli.first_level_options import design_options, first_level_arguments
 from daskglm.cli.options import (
     LongCommand,
     example,
     exclude_option,
     image_options,
     one_or_many,
-    pairs,
     run_options,
     running,
     shown,
@@ -177,11 +177,7 @@ def permute(
     help="motion, wm_csf, global_signal, compcor, high_pass, scrub, ica_aroma; motion=full, scrub=5, ...; or columns "
     "of the table, as in a_comp_cor_0?",
 )
-@click.option("--hrf", "hrf_model", default="glover", help='As in "spm + derivative".')
-@click.option("--drift", type=click.Choice(["cosine", "polynomial", "none"]), default="cosine", help="Slow drifts.")
-@click.option("--high-pass", type=float, default=0.01, help="Highest frequency of cosine drifts, in Hz.")
-@click.option("--noise", "noise_model", default="ar1", help="ols, ar1, ar2, ...")
-@click.option("--smoothing-fwhm", type=float, help="Smooth each volume first, in mm.")
+@design_options
 @click.option("--participant-label", "subjects", multiple=True, help="Only these subjects.")
 @exclude_option
 @click.option("--group-stores", is_flag=True, default=None,
@@ -194,7 +190,6 @@ def permute(
     help="Only images with it, as in run=1; res= for those without res.",
 )
 @click.option("--derivatives", default="derivatives", type=click.Path(), help="Folder of the preprocessed images.")
-@click.option("--t-r", type=float, help="Repetition time in seconds, in place of the dataset's.")
 @report_option
 @threads_option
 @run_options
@@ -204,11 +199,6 @@ def first_level(
     /,
     dataset: str,
     output: str,
-    contrasts: tuple[str, ...],
-    f_contrasts: tuple[str, ...],
-    subjects: tuple[str, ...],
-    filters: tuple[str, ...],
-    drift: str,
     cluster: str | None,
     performance_report: str | None,
     log_file: str | None,
@@ -227,13 +217,9 @@ def first_level(
     from daskglm.report.summary import print_first_level
     from daskglm.report.values import first_level_values
 
-    if not contrasts and not f_contrasts:
-        raise ContrastError("a first-level analysis needs a contrast; give --contrast or --f-contrast")
+    arguments = first_level_arguments(**options)
     with running(cluster, performance_report, log_file, quiet):
-        result = first_level_analysis(
-            dataset, output, contrasts, f_contrasts=f_contrasts, subjects=subjects or None,
-            filters=pairs(filters), drift_model=None if drift == "none" else drift, progress=not quiet, **options,
-        )  # fmt: skip
+        result = first_level_analysis(dataset, output, progress=not quiet, **arguments)
     shown(result, as_json, print_first_level, first_level_values)
     write_report(output, no_report)
     ctx.exit(0 if result.failures.empty else 1)

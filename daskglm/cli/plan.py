@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from daskglm.cli import analyses
-from daskglm.cli.options import console, example, one_or_many, pairs, run_options, running
+from daskglm.cli.first_level_options import first_level_arguments
+from daskglm.cli.options import console, example, one_or_many, run_options, running
 from daskglm.cli.reports import report_option
-from daskglm.errors import ContrastError
 
 
 @click.group(
@@ -61,19 +61,11 @@ def _permute(
         )  # fmt: skip
 
 
-def _first_level(
-    dataset: str, output: str | None, contrasts: tuple[str, ...], f_contrasts: tuple[str, ...],
-    subjects: tuple[str, ...], filters: tuple[str, ...], drift: str, **options: Any,
-) -> Any:  # fmt: skip
+def _first_level(dataset: str, output: str | None, **options: Any) -> Any:
     """The plan of a first-level analysis."""
     from daskglm.models.plan_first_level import plan_first_level
 
-    if not contrasts and not f_contrasts:
-        raise ContrastError("a first-level analysis needs a contrast; give --contrast or --f-contrast")
-    return plan_first_level(
-        dataset, output, contrasts, f_contrasts=f_contrasts, subjects=subjects or None,
-        filters=pairs(filters), drift_model=None if drift == "none" else drift, calibrate=True, **options,
-    )  # fmt: skip
+    return plan_first_level(dataset, output, calibrate=True, **first_level_arguments(**options))
 
 
 @contextmanager

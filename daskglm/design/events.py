@@ -100,6 +100,23 @@ def events_table(given: Any) -> pd.DataFrame:
         raise DesignError(f"cannot read the table of events {os.fspath(given)}: {error}; repair it") from error
 
 
+def incomplete(events: pd.DataFrame) -> pd.Index:
+    """Rows of events that lack what a regressor is made of.
+
+    Parameters
+    ----------
+    events : DataFrame
+        Events.
+
+    Returns
+    -------
+    Index
+        Of the rows with a missing onset, duration, trial_type or modulation.
+    """
+    there = [name for name in _COLUMNS if name in events.columns]
+    return events.index[events[there].isna().any(axis=1)]
+
+
 def _trial_types(events: pd.DataFrame) -> np.ndarray:
     """Conditions, (n,) objects."""
     if "trial_type" not in events.columns:

@@ -22,7 +22,8 @@ from daskglm.io.journal import running
 from daskglm.io.nifti import read_values
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.receipts import read_receipt, remove_unit
-from daskglm.models.cohort_checks import check_confounds, check_extras
+from daskglm.models.cohort_checks import check_confounds, check_extras, check_response
+from daskglm.models.cohort_events import check_bad_events
 from daskglm.models.cohort_output import (
     FAILURES,
     Choice,
@@ -137,6 +138,7 @@ def first_level_analysis(
     t_r: float | None = None,
     slice_time_ref: float | None = None,
     precision_weighted: bool = False,
+    bad_events: str = "stop",
     n_jobs: int | None = None,
     progress: bool = False,
     **design: Any,
@@ -173,6 +175,9 @@ def first_level_analysis(
         In place of what the dataset says.
     precision_weighted : bool
         Weigh runs by the inverse of their variance.
+    bad_events : {"stop", "drop"}
+        What becomes of events that lack their onset, duration, trial_type or modulation: a run that has such fails, or
+        they are left out, with a note.
     n_jobs : int, optional
         Threads, where no cluster is active.
     progress : bool
@@ -200,6 +205,7 @@ def first_level_analysis(
             f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
             f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
         )
+    check_response(design)
     check_any(contrasts, f_contrasts, "first-level")
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     if filters is not None:
@@ -228,6 +234,7 @@ def first_level_analysis(
         t_r=t_r,
         slice_time_ref=slice_time_ref,
         version=software()["daskglm"],
+        bad_events=check_bad_events(bad_events),
         selection=choice.hash(),
     )
     plan.hash()  # what cannot be compared is refused first

@@ -4,12 +4,39 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from daskglm.design.hrf import is_fir
 from daskglm.errors import DaskGLMError, MissingDependencyError, ParameterError, listing, nearest
 from daskglm.io.bids import Run
 from daskglm.io.confound_columns import absent, is_pattern
 from daskglm.io.confound_strategies import CONFOUND_STRATEGIES, column_names, missing_nilearn, need_nilearn
 from daskglm.io.confounds import table_columns
 from daskglm.models.cohort_units import Plan
+
+
+def check_response(design: Mapping[str, Any]) -> None:
+    """Raise where "fir" has no delays, or another response has some.
+
+    Parameters
+    ----------
+    design : mapping
+        Parameters of the design.
+
+    Raises
+    ------
+    ParameterError
+        With what to give.
+    """
+    delays, fir = design.get("fir_delays"), is_fir(design.get("hrf_model", "glover"))
+    if fir and delays is None:
+        raise ParameterError(
+            "a response of 'fir' has a regressor for each delay after an event, in volumes, but there are no delays; "
+            "give --fir-delays 0,1,2,3,4,5 (fir_delays=[0, 1, ...] in Python)"
+        )
+    if delays is not None and not fir:
+        raise ParameterError(
+            f"delays are those of 'fir', but the response is {design.get('hrf_model', 'glover')!r}; give --hrf fir "
+            "(hrf_model='fir' in Python), or no --fir-delays"
+        )
 
 
 def check_extras(runs: Sequence[Run], plan: Plan) -> None:

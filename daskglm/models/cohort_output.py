@@ -287,10 +287,12 @@ def describe(plan: Plan, choice: Choice, record: Mapping[str, Any]) -> None:
         "design": {name: repr(value) if callable(value) else value for name, value in plan.design.items()},
         "noise": vars(plan.noise),
         "scaling": vars(plan.scaling),
+        "by_volume": plan.by_volume,
         "smoothing_fwhm": plan.smoothing_fwhm,
         "precision_weighted": plan.precision_weighted,
         "t_r": plan.t_r,
         "slice_time_ref": plan.slice_time_ref,
+        "bad_events": plan.bad_events,
     }
     for name, document in (("dataset_description.json", description), ("first_level.json", provenance)):
         write_text(os.path.join(plan.output, name), json.dumps(document, indent=2, default=str))

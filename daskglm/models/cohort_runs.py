@@ -27,6 +27,7 @@ from daskglm.io.nifti import read_header, read_values
 from daskglm.io.receipts import read_receipt, remove_unit, write_unit
 from daskglm.kernels.contrasts import ContrastMaps
 from daskglm.kernels.fixed_effects import fixed_effects, joint_f
+from daskglm.models.cohort_events import events_of_run
 from daskglm.models.cohort_units import Plan, Receipt, common_name, map_path, run_receipt, subject_receipt
 from daskglm.models.contrasts import Contrasts, check_any, definitions_in, named, named_once, t_and_f
 from daskglm.models.fixed_effects import contrast_over_runs, run_estimates
@@ -165,6 +166,7 @@ def fit_run_files(run: Run, plan: Plan) -> Receipt:
         # Removed before the work: a run that fails now leaves nothing of another time.
         remove_unit(path)
         design, fit = _fit(run, plan)
+        receipt.warnings += events_of_run(run, plan.bad_events)[1]
         images = _run_images(run.name, fit, plan, receipt)
         table = {f"{run.name}_design.tsv": design.design}
         receipt.files = [*images, *table]
@@ -237,8 +239,7 @@ def design_of_run(run: Run, plan: Plan) -> RunDesign:
         Where the tables are missing or do not fit the image.
     """
     _check_fault(run)
-    if run.events is None:
-        raise DesignError(f"a run has a table of events, but there is none for {run.bold}; add ..._events.tsv")
+    events, _ = events_of_run(run, plan.bad_events)
     shape = read_header(run.bold).shape
     table, kept = None, None
     if plan.strategies:
@@ -248,7 +249,7 @@ def design_of_run(run: Run, plan: Plan) -> RunDesign:
     if start is None:
         start = 0.0 if run.start_time is None or not t_r else run.start_time / t_r
     check_repetition_times(run_sources([run.bold]), t_r)
-    (design,) = run_designs([shape], [read_events(run.events)], [table], [kept], None, t_r, start, dict(plan.design))
+    (design,) = run_designs([shape], [events], [table], [kept], None, t_r, start, dict(plan.design))
     return design
 
 

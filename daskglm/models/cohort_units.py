@@ -36,6 +36,8 @@ class Plan:
         In place of what the dataset says.
     version : str
         Of the software.
+    bad_events : {"stop", "drop"}
+        What becomes of events that lack something.
     selection, analysis : str
         Tell which files were chosen, and what is done with them, from other choices and analyses.
     """
@@ -54,6 +56,7 @@ class Plan:
     t_r: float | None
     slice_time_ref: float | None
     version: str
+    bad_events: str = "stop"
     selection: str = ""
     analysis: str = ""
 
@@ -102,7 +105,7 @@ class Receipt:
     files : list of str
         Names of the files in the folder.
     warnings : list of str
-        Contrasts that a run is left out of, and why.
+        Contrasts that a run is left out of, and why; events that were left out of it.
     error, error_type : str
         Why it failed; empty where it did not.
     seconds : float

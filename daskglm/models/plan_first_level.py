@@ -21,7 +21,8 @@ from daskglm.io.nifti import NiftiHeader, read_header, stream_volumes
 from daskglm.io.store import SAMPLES_PER_CHUNK
 from daskglm.kernels.basis import orthonormal_basis, with_constant
 from daskglm.kernels.lagged import Lags, plan_lags, sum_lagged
-from daskglm.models.cohort_checks import check_confounds, check_extras
+from daskglm.models.cohort_checks import check_confounds, check_extras, check_response
+from daskglm.models.cohort_events import check_bad_events
 from daskglm.models.cohort_runs import design_of_run, with_contrasts
 from daskglm.models.cohort_units import Plan as Treatment
 from daskglm.models.contrasts import Contrasts, check_any
@@ -78,6 +79,7 @@ def plan_first_level(
     t_r: float | None = None,
     slice_time_ref: float | None = None,
     precision_weighted: bool = False,
+    bad_events: str = "stop",
     n_jobs: int | None = None,
     calibrate: bool = False,
     **design: Any,
@@ -90,7 +92,7 @@ def plan_first_level(
         As for the analysis.
     confounds, smoothing_fwhm
         As for the analysis.
-    noise_model, bins, signal_scaling, standardize, t_r, slice_time_ref, precision_weighted, n_jobs
+    noise_model, bins, signal_scaling, standardize, t_r, slice_time_ref, precision_weighted, bad_events, n_jobs
         As for the analysis.
     calibrate : bool
         Read and sum a few volumes for an estimate of the time.
@@ -113,6 +115,7 @@ def plan_first_level(
             f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
             f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
         )
+    check_response(design)
     check_any(contrasts, f_contrasts, "first-level")
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     if filters is not None:
@@ -126,7 +129,7 @@ def plan_first_level(
         output="", contrasts={}, labels={}, kinds={},
         strategies=parse_strategies(confounds), design=design, noise=parse_noise_model(noise_model, bins, 0),
         scaling=scaling, by_volume=by_volume, smoothing_fwhm=smoothing_fwhm, precision_weighted=precision_weighted,
-        t_r=t_r, slice_time_ref=slice_time_ref, version="",
+        t_r=t_r, slice_time_ref=slice_time_ref, version="", bad_events=check_bad_events(bad_events),
     )  # fmt: skip
     check_extras(runs, treatment)
     lacking = check_confounds(runs, treatment.strategies)

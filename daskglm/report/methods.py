@@ -82,7 +82,9 @@ def contrast_sentences(contrasts: Mapping[str, tuple[str, str]]) -> list[str]:
     return [f"{'This contrast was' if len(texts) == 1 else 'These contrasts were'} tested: {'; '.join(texts)}."]
 
 
-def run_sentences(n_runs: int, n_volumes: int, design: str, noise: str, where: str = "") -> list[str]:
+def run_sentences(
+    n_runs: int, n_volumes: int, design: str, noise: str, where: str = "", weighted: bool = False
+) -> list[str]:
     """The model of the runs of a first level.
 
     Parameters
@@ -95,6 +97,8 @@ def run_sentences(n_runs: int, n_volumes: int, design: str, noise: str, where: s
         "ols", "ar1", ...
     where : str
         As in " of 12 subjects".
+    weighted : bool
+        Whether runs were weighed by their precision.
 
     Returns
     -------
@@ -110,10 +114,11 @@ def run_sentences(n_runs: int, n_volumes: int, design: str, noise: str, where: s
         f"A general linear model (Friston et al., 1994) of each of {count_text(n_runs, 'run')}{where} ({n_volumes:,} "
         f"volumes) was fitted at every voxel by {fit}; its regressors are {design}."
     ]
-    return found if n_runs == 1 else [*found, "Effects of runs were combined by a fixed-effects model."]
+    how = ", weighed by the inverse of their variance" if weighted else ""
+    return found if n_runs == 1 else [*found, f"Effects of runs were combined by a fixed-effects model{how}."]
 
 
-def scaling_sentence(percent_of: str | None, standardize: bool) -> list[str]:
+def scaling_sentence(percent_of: str | None, standardize: bool, by_volume: bool = False) -> list[str]:
     """What was done to the values of a run, where anything was.
 
     Parameters
@@ -122,12 +127,16 @@ def scaling_sentence(percent_of: str | None, standardize: bool) -> list[str]:
         Of the mean of what values became percent.
     standardize : bool
         Whether values were standardized.
+    by_volume : bool
+        Whether the mean was of each volume.
 
     Returns
     -------
     list of str
         A sentence, or none.
     """
+    if by_volume:
+        return ["Values were scaled to percent of the mean of their volume."]
     if percent_of is not None:
         return [f"Values were scaled to percent of the mean of their {percent_of}."]
     return ["Values of each voxel were standardized over volumes."] if standardize else []

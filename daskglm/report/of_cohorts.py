@@ -12,7 +12,7 @@ import pandas as pd
 
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import design_array
-from daskglm.errors import ContrastError, DaskGLMError
+from daskglm.errors import ContrastError, DaskGLMError, listing
 from daskglm.graph.runs import NoiseModel, RunImages
 from daskglm.inference.thresholding import read_map
 from daskglm.io.files import glob_paths, read_bytes
@@ -87,8 +87,9 @@ def cohort_analysis(folder: str, record: Mapping[str, Any]) -> Analysis:
         methods=[
             *smoothing_sentence(record["smoothing_fwhm"]),
             *run_sentences(len(runs), int(motion["volumes"].sum()), _design_text(record),
-                           f"ar{noise}" if noise else "ols", f" of {count_text(len(done), 'subject')}"),
-            *scaling_sentence(record["scaling"]["percent_of"], record["scaling"]["standardize"]),
+                           f"ar{noise}" if noise else "ols", f" of {count_text(len(done), 'subject')}",
+                           record.get("precision_weighted", False)),
+            *scaling_sentence(**record["scaling"], by_volume=record.get("by_volume", False)),
             *contrast_sentences(texts),
         ],
         citations=["friston1994", "worsley1995"] if noise else ["friston1994"],
@@ -253,11 +254,20 @@ def _failures(folder: str) -> list[str]:
 def _design_text(record: Mapping[str, Any]) -> str:
     """What regressors are."""
     given, confounds = record["design"], record["confounds"]
-    drift = {"cosine": f"cosine drifts up to {given.get('high_pass', 0.01):g} Hz", "polynomial": "polynomial drifts"}
-    parts = [
-        f"events convolved with the {given.get('hrf_model')} haemodynamic response",
-        drift.get(str(given.get("drift_model")), "no drifts"),
-    ]
+    response = f"convolved with the {given.get('hrf_model')} haemodynamic response"
+    if given.get("fir_delays") is not None:
+        response = f"modelled by a finite impulse response, at delays of {listing(given['fir_delays'], 40)} volumes"
+    if given.get("modulators", "raw") != "raw":
+        response += f", their modulations as {given['modulators']} regressors of their own"
+    if given.get("duration_modulation"):
+        response += ", their durations as regressors of their own"
+    if record.get("slice_time_ref") is not None:
+        response += f", at {record['slice_time_ref']:g} of the repetition time"
+    drift = {
+        "cosine": f"cosine drifts up to {given.get('high_pass', 0.01):g} Hz",
+        "polynomial": f"polynomial drifts of order {given.get('drift_order', 1)}",
+    }
+    parts = [f"events {response}", drift.get(str(given.get("drift_model")), "no drifts")]
     return ", ".join([*parts, f"confounds ({', '.join(confounds)})"] if confounds else parts)
 
 
@@ -271,7 +281,8 @@ def _check(run: _Run, record: Mapping[str, Any], texts: Mapping[str, tuple[str, 
         if design is None or len(design) != volumes:
             return Check(why_not="volumes were left out of the first run, and the folder does not say which")
         options = Options(run.path("desc-brain_mask.nii.gz"), smoothing_fwhm=record["smoothing_fwhm"])
-        images = RunImages(run.bold, run_preparation([run.bold], options), np.arange(volumes))
+        how = run_preparation([run.bold], options)
+        images = RunImages(run.bold, how, np.arange(volumes), record.get("by_volume", False))
     except (DaskGLMError, OSError) as error:
         return Check(why_not=f"the first run cannot be read again ({error})")
     labels, fitted, columns = bids_labels(texts), {}, [str(name) for name in design.columns]

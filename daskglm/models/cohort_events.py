@@ -1,0 +1,73 @@
+"""The events of a run of a cohort, as its design takes them."""
+
+import pandas as pd
+
+from daskglm.design.events import incomplete
+from daskglm.errors import DesignError, ParameterError, listing, nearest
+from daskglm.io.bids import Run
+from daskglm.io.confounds import read_events
+
+_BAD_EVENTS = ("stop", "drop")
+
+
+def check_bad_events(bad_events: str) -> str:
+    """Raise unless it is said what becomes of events that lack something.
+
+    Parameters
+    ----------
+    bad_events : {"stop", "drop"}
+        What.
+
+    Returns
+    -------
+    str
+        The same.
+
+    Raises
+    ------
+    ParameterError
+        With its value.
+    """
+    if bad_events not in _BAD_EVENTS:
+        hint = nearest(bad_events, _BAD_EVENTS)
+        raise ParameterError(f"bad_events is one of {listing(_BAD_EVENTS)}, but it is {bad_events!r}{hint}")
+    return bad_events
+
+
+def events_of_run(run: Run, bad_events: str) -> tuple[pd.DataFrame, list[str]]:
+    """Events of a run.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    bad_events : {"stop", "drop"}
+        What becomes of events that lack their onset, duration, trial_type or modulation.
+
+    Returns
+    -------
+    events : DataFrame
+    notes : list of str
+        What was left out of them.
+
+    Raises
+    ------
+    DesignError
+        Where there is no table, or events lack something and are not to be dropped.
+    """
+    if run.events is None:
+        raise DesignError(f"a run has a table of events, but there is none for {run.bold}; add ..._events.tsv")
+    events = read_events(run.events)
+    bad = incomplete(events)
+    if not len(bad):
+        return events, []
+    if bad_events == "stop":
+        raise DesignError(
+            "every event has an onset, a duration, a trial_type and, where there is such a column, a modulation, but "
+            f"in {run.events} rows {listing(bad)} lack one; correct them, or leave them out: --bad-events drop "
+            "(bad_events='drop' in Python)"
+        )
+    return events.drop(index=bad), [
+        f"{len(bad)} of {len(events)} events of {run.name} lack an onset, duration, trial_type or modulation and are "
+        f"left out: rows {listing(bad)}"
+    ]
