@@ -86,7 +86,7 @@ def write_bids(root):
         data = 500 + 5 * rng.standard_normal((*SHAPE, 80))
         nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), f"{stem}preproc_bold.nii.gz")
         nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), f"{stem}brain_mask.nii.gz")
-        Path(f"{stem}preproc_bold.json").write_text(json.dumps({"RepetitionTime": 2.0}))
+        Path(f"{stem}preproc_bold.json").write_text(json.dumps({"RepetitionTime": 2.0, "StartTime": 0.0}))
         axes = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
         motion = {f"{axis}{end}": rng.standard_normal(80) for axis in axes
                   for end in ("", "_derivative1", "_power2", "_derivative1_power2")}  # fmt: skip

@@ -19,6 +19,8 @@ from daskglm.errors import DesignError, ParameterError, listing, nearest
 Array = NDArray[np.float64]
 Modulators = Literal["raw", "centered", "orthogonalized"]
 _MODULATORS = ("raw", "centered", "orthogonalized")
+# Seconds: no repetition time of functional images is as long, but one in milliseconds is.
+LONGEST = 100.0
 # Amplitudes that differ by less of their size are the same.
 _SAME = 1e-8
 
@@ -44,7 +46,7 @@ def frame_times(n_volumes: int, t_r: float, slice_time_ref: float = 0.0) -> Arra
     Raises
     ------
     ParameterError
-        Unless n_volumes and t_r are positive and slice_time_ref is from 0 to 1.
+        Unless n_volumes and t_r are positive, t_r is less than 100 and slice_time_ref is from 0 to 1.
 
     Examples
     --------
@@ -55,6 +57,11 @@ def frame_times(n_volumes: int, t_r: float, slice_time_ref: float = 0.0) -> Arra
         raise ParameterError(f"n_volumes is a whole number from 1 on, but it is {n_volumes!r}")
     if not (np.isfinite(t_r) and t_r > 0):
         raise ParameterError(f"t_r is a positive number of seconds, but it is {t_r!r}")
+    if t_r >= LONGEST:
+        raise ParameterError(
+            f"t_r is in seconds, but it is {t_r:g}; if these are milliseconds, give {t_r / 1000:g} (for volumes that "
+            "far apart, give design_matrices)"
+        )
     if not 0 <= slice_time_ref <= 1:
         raise ParameterError(f"slice_time_ref is a fraction of t_r from 0 to 1, but it is {slice_time_ref!r}")
     return np.linspace(slice_time_ref * t_r, (n_volumes - 1 + slice_time_ref) * t_r, int(n_volumes))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from daskglm.errors import DesignError, ImageError, ParameterError, listing, nearest
-from daskglm.io.bids_belongings import beside, inherited, seconds
+from daskglm.io.bids_belongings import beside, inherited, seconds, truth
 from daskglm.io.bids_tree import (
     FILTER_ENTITIES,
     IMAGES,
@@ -46,6 +46,8 @@ class Run:
         RepetitionTime in seconds: of the derivative's JSON files, else of the raw dataset's.
     start_time : float or None
         StartTime in seconds, of the derivative's JSON files.
+    slice_timing_corrected : bool or None
+        SliceTimingCorrected of the derivative's JSON files.
     fault : str or None
         Why this run cannot be analysed, as where a file of it is a broken link or cannot be read.
     """
@@ -58,6 +60,7 @@ class Run:
     events: str | None = None
     t_r: float | None = None
     start_time: float | None = None
+    slice_timing_corrected: bool | None = None
     fault: str | None = None
 
     @property
@@ -327,6 +330,7 @@ def _run(tree: Tree, root: str, file: File) -> Run:
     if t_r is None:
         t_r = _tried(lambda: seconds(tree, inherited(tree, root, entities, "bold", ".json"), "RepetitionTime"), faults)
     start_time = _tried(lambda: seconds(tree, own, "StartTime"), faults)
+    corrected = _tried(lambda: truth(tree, own, "SliceTimingCorrected"), faults)
     # Confounds may be absent: whether they are needed is not known here.
     for what, path in (("image", file.path), ("mask", mask), ("table of events", events)):
         if path is not None and not os.path.exists(path):
@@ -343,6 +347,7 @@ def _run(tree: Tree, root: str, file: File) -> Run:
         events=events,
         t_r=t_r,
         start_time=start_time,
+        slice_timing_corrected=corrected,
         fault="; also, ".join(dict.fromkeys(faults)) or None,
     )
 

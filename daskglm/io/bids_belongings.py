@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from daskglm.design.first_level import LONGEST
 from daskglm.errors import DesignError, ImageError
 from daskglm.io.bids_tree import File, Tree, agree
 
@@ -105,5 +106,40 @@ def seconds(tree: Tree, paths: Iterable[str], key: str) -> float | None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or value < 0 or (value == 0 and key == "RepetitionTime"):
             raise ImageError(f"{key} is a number of seconds, but it is {value!r} in {path}; correct that file")
+        if key == "RepetitionTime" and value >= LONGEST:
+            raise ImageError(
+                f"RepetitionTime is in seconds, but it is {value:g} in {path}; if these are milliseconds, write "
+                f"{value / 1000:g}"
+            )
         return float(value)
+    return None
+
+
+def truth(tree: Tree, paths: Iterable[str], key: str) -> bool | None:
+    """The first value of a key in some JSON files that is true or false.
+
+    Parameters
+    ----------
+    tree : Tree
+        What reads them.
+    paths : sequence of str
+        The files.
+    key : str
+        As in "SliceTimingCorrected".
+
+    Returns
+    -------
+    bool or None
+
+    Raises
+    ------
+    ImageError
+        Where a file cannot be read or the value is neither.
+    """
+    for path in paths:
+        value = tree.metadata(path).get(key)
+        if isinstance(value, bool):
+            return value
+        if value is not None:
+            raise ImageError(f"{key} is true or false, but it is {value!r} in {path}; correct that file")
     return None

@@ -15,6 +15,7 @@ from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_mask
 from daskglm.models.first_level import FirstLevelModel
 from daskglm.models.options import header_image
+from daskglm.models.run_times import slice_time_of, warn_of_times
 from daskglm.models.runs import LEFT_OUT
 from daskglm.schema.space import VolumeSpace
 
@@ -59,7 +60,8 @@ def first_level_from_bids(
     img_filters : list of (entity, value), optional
         Further entities of the images, as the `filters` of :func:`~daskglm.io.bids.find_runs`.
     t_r, slice_time_ref : float, optional
-        In place of what the dataset says: RepetitionTime, and StartTime / RepetitionTime. All runs of a subject
+        In place of what the dataset says: RepetitionTime, and StartTime / RepetitionTime; without a StartTime 0.5
+        where SliceTimingCorrected is true, else 0, with a warning. All runs of a subject
         have the same.
     mask_img : object
         As in :class:`FirstLevelModel`; "derivatives": the voxels that the brain masks of all runs of the subject
@@ -117,6 +119,7 @@ def first_level_from_bids(
         images.append([run.bold for run in own])
         events.append([read_events(str(run.events)) for run in own])
         confounds.append([table for table, _ in tables])
+    warn_of_times(runs, t_r, slice_time_ref)
     return models, images, events, confounds if strategies is not None else None
 
 
@@ -139,9 +142,7 @@ def _times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float | None)
     _check_same(runs, t_rs, "t_r", "repetition time")
     if slice_time_ref is not None:
         return {"t_r": t_rs[0], "slice_time_ref": slice_time_ref}
-    references = [
-        run.start_time / value if run.start_time and value else 0.0 for run, value in zip(runs, t_rs, strict=True)
-    ]
+    references = [slice_time_of(run, value) for run, value in zip(runs, t_rs, strict=True)]
     _check_same(runs, references, "slice_time_ref", "StartTime / RepetitionTime")
     return {"t_r": t_rs[0], "slice_time_ref": references[0]}
 

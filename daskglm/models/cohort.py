@@ -43,6 +43,7 @@ from daskglm.models.first_level import DESIGN_PARAMETERS
 from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_first_level import plan_runs
+from daskglm.models.run_times import warn_of_times
 
 SUBJECTS_DRAWN = 8
 
@@ -172,7 +173,7 @@ def first_level_analysis(
     smoothing_fwhm, noise_model, bins, signal_scaling, standardize
         As in :class:`~daskglm.models.first_level.FirstLevelModel`.
     t_r, slice_time_ref : float, optional
-        In place of what the dataset says.
+        In place of what the dataset says: as for :func:`~daskglm.first_level_from_bids`.
     precision_weighted : bool
         Weigh runs by the inverse of their variance.
     bad_events : {"stop", "drop"}
@@ -264,6 +265,7 @@ def _analyse(
     prepare = partial(prepare_cohort, plan, choice, grouped)
     with running(plan.output, "first-level", name=record, shared=not choice.stores, prepare=prepare) as journal:
         journal.begin(len(runs) + len(grouped), partial(count_done, plan, grouped))
+        warn_of_times(runs, plan.t_r, plan.slice_time_ref, stacklevel=4)
         with stage("fit runs", timings):
             receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
         result = CohortResult(plan.output, receipts, list_failures(receipts), dict(plan.labels), stamp=plan.stamp)

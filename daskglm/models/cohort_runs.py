@@ -34,6 +34,7 @@ from daskglm.models.fixed_effects import contrast_over_runs, run_estimates
 from daskglm.models.functional import OUTPUT_TYPES, map_image
 from daskglm.models.options import Options, checked, header_image
 from daskglm.models.run_fits import label_run, lazy_solution
+from daskglm.models.run_times import slice_time_of
 from daskglm.models.runs import RunDesign, check_repetition_times, run_designs, run_preparation, run_sources
 from daskglm.schema.names import bids_labels
 from daskglm.schema.space import VolumeSpace
@@ -159,7 +160,9 @@ def fit_run_files(run: Run, plan: Plan) -> Receipt:
     receipt = Receipt(run.name, run.subject, os.path.dirname(path))
     try:
         _check_fault(run)
-        receipt.key = joblib.hash([file_states(run_inputs(run, plan)), run.t_r, run.start_time, plan.analysis])
+        receipt.key = joblib.hash(
+            [file_states(run_inputs(run, plan)), run.t_r, run.start_time, run.slice_timing_corrected, plan.analysis]
+        )
         done = read_receipt(path, receipt.key)
         if done is not None:
             return _restored(done, receipt.folder, [])
@@ -245,9 +248,7 @@ def design_of_run(run: Run, plan: Plan) -> RunDesign:
     if plan.strategies:
         table, kept = load_confounds(run.bold, run.confounds, plan.strategies, shape[3] if len(shape) > 3 else 1)
     t_r = plan.t_r or run.t_r
-    start = plan.slice_time_ref
-    if start is None:
-        start = 0.0 if run.start_time is None or not t_r else run.start_time / t_r
+    start = slice_time_of(run, t_r) if plan.slice_time_ref is None else plan.slice_time_ref
     check_repetition_times(run_sources([run.bold]), t_r)
     (design,) = run_designs([shape], [events], [table], [kept], None, t_r, start, dict(plan.design))
     return design

@@ -41,7 +41,7 @@ def cohort(tmp_path_factory):
                 nib.save(nib.Nifti1Image(data, AFFINE), f"{stem}preproc_bold.nii.gz")
                 nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), f"{stem}brain_mask.nii.gz")
                 with open(f"{stem}preproc_bold.json", "w") as file:
-                    json.dump({"RepetitionTime": 2.0}, file)
+                    json.dump({"RepetitionTime": 2.0, "StartTime": 0.0}, file)
     return root
 
 
@@ -139,6 +139,7 @@ def test_labels_with_a_plus(tmp_path):
         events.to_csv(raw / f"{name}_events.tsv", sep="\t", index=False)
         data = 500 + 5 * rng.standard_normal((*SHAPE, N_VOLUMES))
         nib.save(nib.Nifti1Image(data, AFFINE), derived / f"{name}_space-MNIPediatricAsym+5_desc-preproc_bold.nii.gz")
+        (derived / f"{name}_space-MNIPediatricAsym+5_desc-preproc_bold.json").write_text('{"StartTime": 0.0}')
         mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)
         nib.save(mask, derived / f"{name}_space-MNIPediatricAsym+5_desc-brain_mask.nii.gz")
         table = pd.DataFrame(rng.standard_normal((N_VOLUMES, 1)), columns=["trans_x"])

@@ -76,7 +76,7 @@ def make_dataset(root):
             data = 500 + 5 * rng.standard_normal((4, 4, 3, 40))
             nib.save(nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1])), f"{stem}preproc_bold.nii.gz")
             nib.save(nib.Nifti1Image(np.ones((4, 4, 3), np.uint8), np.diag([3.0, 3, 3, 1])), f"{stem}brain_mask.nii.gz")
-            Path(f"{stem}preproc_bold.json").write_text(json.dumps({"RepetitionTime": 2.0}))
+            Path(f"{stem}preproc_bold.json").write_text(json.dumps({"RepetitionTime": 2.0, "StartTime": 0.0}))
 
 
 def arguments(command, given, output):

@@ -1,5 +1,6 @@
 """Models of a BIDS dataset: what the runs of a subject have to share, and nilearn's maps where runs are scrubbed."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,8 +10,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from daskglm import FirstLevelModel, beta_series, first_level_analysis, first_level_from_bids
+from daskglm.cli.main import main
 from daskglm.errors import DesignError, ImageError, ParameterError
 
 SHAPE, N_VOLUMES = (4, 4, 3), 60
@@ -54,7 +57,8 @@ def test_runs_of_one_subject_have_one_repetition_time(tmp_path):
         found(tmp_path)
     # Each way out of the message, and subjects that differ.
     assert [model.t_r for model in found(tmp_path, img_filters=[("run", "1")])[0]] == [2.0, 1.0]
-    assert [model.t_r for model in found(tmp_path, t_r=1.8)[0]] == [1.8, 1.8]
+    with pytest.warns(UserWarning, match="RepetitionTime says otherwise"):
+        assert [model.t_r for model in found(tmp_path, t_r=1.8)[0]] == [1.8, 1.8]
 
 
 def test_a_run_without_a_repetition_time_beside_one_with_it(tmp_path):
@@ -70,8 +74,60 @@ def test_runs_of_one_subject_have_one_reference_slice(tmp_path):
     write_run(tmp_path, "sub-01_task-x_run-2", start=1.0)
     with pytest.raises(ImageError, match=r"run-1_space-T1w 0, .*run-2_space-T1w 0.5; .*give slice_time_ref"):
         found(tmp_path)
-    assert found(tmp_path, slice_time_ref=0.25)[0][0].slice_time_ref == 0.25
+    with pytest.warns(UserWarning, match="StartTime / RepetitionTime says otherwise"):
+        assert found(tmp_path, slice_time_ref=0.25)[0][0].slice_time_ref == 0.25
     assert found(tmp_path, img_filters={"run": 2})[0][0].slice_time_ref == 0.5
+
+
+def with_times(root, name, **times):
+    """The metadata of a run, replaced."""
+    side = root / "derivatives" / "prep" / name.split("_")[0] / "func" / f"{name}_space-T1w_desc-preproc_bold.json"
+    side.write_text(json.dumps(times))
+
+
+@pytest.mark.parametrize(
+    ("times", "start", "told"),
+    [
+        ({"SliceTimingCorrected": True}, 0.5, r"SliceTimingCorrected.*no StartTime.*run-1.*taken for 0\.5"),
+        ({"SliceTimingCorrected": False}, 0.0, r"cannot be inferred.*no StartTime.*run-1.*taken for 0;"),
+        ({}, 0.0, r"cannot be inferred.*no StartTime.*run-1.*taken for 0;"),
+        ({"SliceTimingCorrected": True, "StartTime": 0.5}, 0.25, None),
+    ],
+)
+@pytest.mark.filterwarnings("always:.*no StartTime")
+def test_slice_times_that_the_metadata_do_not_say(tmp_path, times, start, told):
+    from nilearn.glm.first_level import make_first_level_design_matrix
+
+    name = "sub-01_task-x_run-1"
+    write_run(tmp_path, name)
+    with_times(tmp_path, name, RepetitionTime=2.0, **times)
+    with contextlib.nullcontext() if told is None else pytest.warns(UserWarning, match=told):
+        (model,), (images,), (events,), _ = found(tmp_path)
+    assert model.slice_time_ref == start
+    expected = make_first_level_design_matrix((np.arange(N_VOLUMES) + start) * 2.0, events[0])
+    np.testing.assert_allclose(model.fit(images, events).design_matrices_[0], expected, atol=1e-10)
+    done = CliRunner().invoke(
+        main, ["first-level", str(tmp_path), str(tmp_path / "out"), "--contrast", "a", "--json", "--space", "T1w"]
+    )
+    assert done.exit_code == 0, done.output
+    assert (told is None) or re.search(f"warning: .*{told}", done.output)
+    (table,) = (tmp_path / "out" / "sub-01" / "func").glob("*_design.tsv")
+    np.testing.assert_allclose(pd.read_csv(table, sep="\t")[list(expected)], expected, atol=1e-8)
+
+
+def test_times_that_differ_from_the_metadata_are_told(tmp_path):
+    write_run(tmp_path, "sub-01_task-x_run-1", start=1.0)
+    with pytest.warns(UserWarning, match=r"slice_time_ref is 0\.25, but StartTime / RepetitionTime says otherwise"):
+        found(tmp_path, slice_time_ref=0.25)
+    with pytest.warns(UserWarning, match=r"t_r is 2\.5 s, but RepetitionTime says otherwise.*run-1"):
+        found(tmp_path, t_r=2.5, slice_time_ref=0.4)
+    (model,), *_ = found(tmp_path, slice_time_ref=0.5)
+    assert model.slice_time_ref == 0.5
+    with_times(tmp_path, "sub-01_task-x_run-1", RepetitionTime=2000, StartTime=0.0)
+    with pytest.raises(
+        ImageError, match=r"RepetitionTime is in seconds, but it is 2000 in .*; .*milliseconds, write 2"
+    ):
+        found(tmp_path)
 
 
 def test_faults_are_raised(tmp_path):

@@ -40,7 +40,9 @@ def dataset(tmp_path):
             mask = np.ones(SHAPE, np.uint8)
             mask[-1, -1, -run] = 0
             nib.save(nib.Nifti1Image(mask, AFFINE), derived / f"{name}_space-T1w_desc-brain_mask.nii.gz")
-            (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(json.dumps({"RepetitionTime": T_R}))
+            (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(
+                json.dumps({"RepetitionTime": T_R, "StartTime": 0.0})
+            )
             motion = rng.standard_normal((N_VOLUMES, 6)).cumsum(axis=0)
             table = pd.DataFrame(motion, columns=[f"{k}_{x}" for k in ("trans", "rot") for x in "xyz"])
             table.to_csv(derived / f"{name}_desc-confounds_timeseries.tsv", sep="\t", index=False)
@@ -103,7 +105,7 @@ def test_f_over_runs_equals_the_joint_test_of_the_model(dataset, tmp_path, weigh
 
 
 def test_several_rows_are_no_t_contrast(dataset, tmp_path):
-    with pytest.raises(ContrastError, match="'any' has 2; give it as --f-contrast"):
+    with pytest.raises(ContrastError, match="'any' has 2, of a, b"):
         first_level_analysis(str(dataset), str(tmp_path / "out"), {"any": "a, b"}, task="x", space="T1w")
 
 

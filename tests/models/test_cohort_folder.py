@@ -45,7 +45,7 @@ def add_runs(root, subjects=("01", "02"), sessions=("",), task="x", runs=(1, 2),
                 mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)
                 nib.save(mask, derived / f"{name}_space-T1w{more}_desc-brain_mask.nii.gz")
                 side = derived / f"{name}_space-T1w{more}_desc-preproc_bold.json"
-                side.write_text(json.dumps({"RepetitionTime": T_R}))
+                side.write_text(json.dumps({"RepetitionTime": T_R, "StartTime": 0.0}))
                 table = pd.DataFrame(
                     rng.standard_normal((N_VOLUMES, 3)), columns=[f"a_comp_cor_0{k}" for k in range(3)]
                 )

@@ -246,7 +246,7 @@ def first_level(tmp_path_factory):
             nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([3.0, 3, 3, 1])), f"{stem}preproc_bold.nii.gz")
             nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.diag([3.0, 3, 3, 1])), f"{stem}brain_mask.nii.gz")
             with open(f"{stem}preproc_bold.json", "w") as file:
-                json.dump({"RepetitionTime": 2.0}, file)
+                json.dump({"RepetitionTime": 2.0, "StartTime": 0.0}, file)
     status, text = run(
         "first-level", root, output, "--contrast", f"{HOSTILE}=a - b", "--f-contrast", "any=a, b", "--confounds",
         "motion=basic", "--quiet",

@@ -1,0 +1,78 @@
+"""Times of a run's volumes: what its metadata says, and what is told where that is not enough."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+from daskglm.errors import listing
+from daskglm.io.bids import Run
+
+# fMRIPrep before 21 corrected to the middle of the repetition time and wrote no StartTime.
+_MIDDLE = 0.5
+
+
+def slice_time_of(run: Run, t_r: float | None) -> float:
+    """The time within a repetition time to which the volumes of a run are aligned, by its metadata.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    t_r : float or None
+        Its repetition time in seconds.
+
+    Returns
+    -------
+    float
+        StartTime as a fraction of `t_r`. Without a StartTime: 0.5 where ``SliceTimingCorrected`` is true, else 0.
+    """
+    if run.start_time is not None and t_r:
+        return run.start_time / t_r
+    return _MIDDLE if run.start_time is None and run.slice_timing_corrected else 0.0
+
+
+def warn_of_times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float | None, stacklevel: int = 3) -> None:
+    """Warn of times that the metadata of runs do not say, or say differently, as nilearn does.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Runs.
+    t_r, slice_time_ref : float or None
+        What was given in place of the metadata.
+    stacklevel : int
+        As of :func:`warnings.warn`.
+    """
+    for message in _messages([run for run in runs if not run.fault], t_r, slice_time_ref):
+        warnings.warn(message, UserWarning, stacklevel=stacklevel)
+
+
+def _messages(runs: Sequence[Run], t_r: float | None, slice_time_ref: float | None) -> list[str]:
+    """The warnings, each of all runs that it is of."""
+    silent = [run for run in runs if run.start_time is None] if slice_time_ref is None else []
+    corrected = [run.name for run in silent if run.slice_timing_corrected]
+    unknown = [run.name for run in silent if not run.slice_timing_corrected]
+    other_t_r = [run.name for run in runs if t_r and run.t_r and not math.isclose(t_r, run.t_r, rel_tol=1e-3)]
+    other = [
+        run.name for run in runs
+        if slice_time_ref is not None and run.start_time is not None
+        and not math.isclose(slice_time_ref, slice_time_of(run, t_r or run.t_r), abs_tol=1e-3)
+    ]  # fmt: skip
+    found = {
+        "slice times were corrected (SliceTimingCorrected), but no StartTime says to which time of the volume, in "
+        f"{_of(corrected)}: slice_time_ref is taken for {_MIDDLE}, the middle, as fMRIPrep before 21 did; give "
+        "slice_time_ref (--slice-time-ref) where it is another": corrected,
+        "slice_time_ref is not given, and cannot be inferred from the metadata: no StartTime is in those of "
+        f"{_of(unknown)}; slice_time_ref is taken for 0; give it (--slice-time-ref), such as 0.5 where slices were "
+        "shifted to the middle of the volume": unknown,
+        f"slice_time_ref is {slice_time_ref}, but StartTime / RepetitionTime says otherwise in the metadata of "
+        f"{_of(other)}; correct the one that is wrong: events and volumes are matched by it": other,
+        f"t_r is {t_r} s, but RepetitionTime says otherwise in the metadata of {_of(other_t_r)}; correct the one that "
+        "is wrong: events and volumes are matched by it": other_t_r,
+    }
+    return [message for message, names in found.items() if names]
+
+
+def _of(names: Sequence[str]) -> str:
+    """Runs for a message: the first of them and their number."""
+    return listing(names, 3) + (f" ({len(names)} runs)" if len(names) > 3 else "")
