@@ -1,7 +1,7 @@
 """Files -> cohort store: one task a chunk of samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ def count_coverage(
     ImageError
         For "stop", naming the file.
     """
-    names, once = list(files), shared("preparation", how)
+    names, once = list(files), shared("preparation", replace(how, coverage=True))
     parts = [names[start : start + SAMPLES_PER_CHUNK] for start in range(0, len(names), SAMPLES_PER_CHUNK)]
     tasks = [
         task("count-observed", _count_chunk, {name: files[name] for name in part}, once, on_error) for part in parts
@@ -157,7 +157,7 @@ def _count_chunk(files: Mapping[str, str], how: Preparation, on_error: str) -> t
                 raise
             faults[name] = str(error)
         else:
-            counts += np.isfinite(values) & (values != 0)
+            counts += values != 0
     return counts, faults
 
 

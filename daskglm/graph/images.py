@@ -38,6 +38,8 @@ class Preparation:
         Full width at half maximum of a Gaussian, in mm, applied on the whole grid before masking.
     target_affine, target_shape : array or None
         Grid to resample to before smoothing, by nilearn; `space` is on that grid.
+    coverage : bool
+        Give 1 where an image has data before any of this, finite and not zero, and else 0: what a mask is made of.
     """
 
     space: VolumeSpace
@@ -45,6 +47,12 @@ class Preparation:
     smoothing_fwhm: Any = None
     target_affine: Any = None
     target_shape: Any = None
+    coverage: bool = False
+
+    @property
+    def treats(self) -> bool:
+        """Whether voxels get other values than the image has."""
+        return self.coverage or self.smoothing_fwhm is not None or self.target_affine is not None
 
 
 def prepare(
@@ -75,16 +83,18 @@ def prepare(
         Where the image is on another grid and none to resample to is given.
     """
     space = how.space
-    if how.target_affine is not None:
-        values = _resample(values, shape, affine, how)
-    else:
+    if how.target_affine is None:
         space.check_same_grid(shape, affine, name)
-    if how.smoothing_fwhm is not None:
+    if how.coverage:
+        values = (np.isfinite(values) & (values != 0)).astype(np.float32)
+    if how.target_affine is not None:
+        values = _on_grid(values, shape, affine, how) if how.coverage else _resample(values, shape, affine, how)
+    if how.smoothing_fwhm is not None and not how.coverage:
         values = _smooth(values, how)
     if space.voxels.size < values.shape[1]:
         # One copy of the analysed voxels; np.take reads the file's order from start to end.
         values = np.take(values, space.voxels, axis=1)
-    if how.missing_zero:
+    if how.missing_zero and not how.coverage:
         values = np.where(values == 0, np.nan, values)
     return values
 
@@ -184,9 +194,17 @@ def _read(path: str, how: Preparation, volumes: slice) -> tuple[NDArray[Any], Ni
     """Read one file, verified, as vectors, and its header."""
     header, values = read_values(path, volumes)
     prepared = prepare(values, header.shape, header.affine, path, how)
-    check_any_finite(prepared, path)
-    check_varies(prepared, path)
+    own = _own_values(values, prepared, how)
+    check_any_finite(own, path)
+    check_varies(own, path)
     return prepared, header
+
+
+def _own_values(values: NDArray[Any], prepared: NDArray[Any], how: Preparation) -> NDArray[Any]:
+    """Values of an image as it has them: in the mask, or of its whole grid where that is another one."""
+    if not how.treats:
+        return prepared
+    return values if how.target_affine is not None else np.take(values, how.space.voxels, axis=1)
 
 
 def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHeader | None], dict[str, Exception]]:
@@ -373,31 +391,39 @@ def _mask_block(rows: NDArray[Any], how: Preparation, dtype: np.dtype[Any]) -> N
             grid = np.asanyarray(image.dataobj)
         values = grid.reshape(1, -1, order="F").astype(dtype, copy=False)
         prepared = prepare(values, grid.shape, image.affine, f"image {number}", how)
-        check_any_finite(prepared, f"image {number}")
-        check_varies(prepared, f"image {number}")
+        own = _own_values(values, prepared, how)
+        check_any_finite(own, f"image {number}")
+        check_varies(own, f"image {number}")
         block[index] = prepared[0]
     return block
 
 
 def _smooth(values: NDArray[Any], how: Preparation) -> NDArray[Any]:
-    """Smooth each volume on the whole grid; voxels that were missing stay missing."""
+    """Smooth each volume on the whole grid, among the voxels that it has; the others are missing."""
     space = how.space
     smoothed = np.empty_like(values)
     for index, row in enumerate(values):
-        grid = row.reshape(space.shape, order="F")
-        smoothed[index] = smooth(grid, space.affine, how.smoothing_fwhm).ravel(order="F")
-    missing = ~np.isfinite(values) | ((values == 0) if how.missing_zero else False)
-    smoothed[missing] = np.nan
+        seen = np.isfinite(row) & (row != 0 if how.missing_zero else True)
+        grid, there = (item.reshape(space.shape, order="F") for item in (row, seen))
+        smoothed[index] = smooth(grid, space.affine, how.smoothing_fwhm, there).ravel(order="F")
     return smoothed
 
 
 def _resample(
     values: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64], how: Preparation
 ) -> NDArray[Any]:
-    """Resample each volume as nilearn's maskers do: continuous interpolation."""
-    rows = []
-    for row in values:
-        image = nib.Nifti1Image(row.reshape(shape[:3], order="F"), affine)
-        resampled = resample(image, how.target_affine, how.target_shape, "continuous")
-        rows.append(np.asanyarray(resampled.dataobj).ravel(order="F"))
-    return np.stack(rows)
+    """Resample each volume as nilearn's maskers do; voxels without data, or outside its grid, are missing."""
+    resampled = _on_grid(values, shape, affine, how, "continuous")
+    seen = np.isfinite(values) & (values != 0 if how.missing_zero else True)
+    resampled[_on_grid(seen.astype(np.float32), shape, affine, how) == 0] = np.nan
+    return resampled
+
+
+def _on_grid(
+    values: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64], how: Preparation,
+    interpolation: str = "nearest",
+) -> NDArray[Any]:  # fmt: skip
+    """Values (m, X * Y * Z) of each volume on the target grid; 0 outside its own."""
+    images = (nib.Nifti1Image(row.reshape(shape[:3], order="F"), affine) for row in values)
+    resampled = (resample(image, how.target_affine, how.target_shape, interpolation) for image in images)
+    return np.stack([np.asanyarray(image.dataobj).ravel(order="F") for image in resampled])

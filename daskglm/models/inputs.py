@@ -279,7 +279,8 @@ def _from_files(paths: list[str], options: Options, check: Callable[[Loaded], ob
     known = all(subject_id(path) for path in paths) and len(paths) > 1 and len(ids) == data.shape[0]
     if options.mask_img is None:
         check(Loaded(images_dataset(data, names, how.space), known, paths))
-        how = replace(how, space=mask_from_coverage(data, how, options, paths))
+        seen = array_from_files(paths, found, replace(how, coverage=True))
+        how = replace(how, space=mask_from_coverage(seen, how, options, paths))
         data = array_from_files(paths, found, how)
     return Loaded(images_dataset(data, names, how.space), known, paths)
 
@@ -324,6 +325,7 @@ def _from_images(items: Sequence[Any], options: Options, check: Callable[[Loaded
     names = [f"image-{k + 1}" for k in range(data.shape[0])]
     if options.mask_img is None:
         check(Loaded(images_dataset(data, names, how.space), False, None))
-        how = replace(how, space=mask_from_coverage(data, how, options))
+        seen = array_from_images(items, replace(how, coverage=True))
+        how = replace(how, space=mask_from_coverage(seen, how, options))
         data = array_from_images(items, how)
     return Loaded(images_dataset(data, names, how.space), False, None)

@@ -213,7 +213,7 @@ def mask_from_coverage(
     Parameters
     ----------
     data : (n, V) dask array
-        Images.
+        Images prepared for their coverage, or as they are.
     how : Preparation
         Gives the space of the V voxels.
     options : Options
@@ -237,7 +237,7 @@ def mask_from_coverage(
     if options.memory is None or sources is None:
         (counts,) = count()
     else:
-        key = [file_states(sources), replace(options, mask_img=None, n_jobs=None, memory=None)]
+        key = [file_states(sources), options.target_affine, options.target_shape]
         (counts,) = kept(options.memory, "coverage", key, count, save_arrays, load_arrays)
     return covered(how.space, counts, data.shape[0], options.min_coverage)
 

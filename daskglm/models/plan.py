@@ -255,6 +255,8 @@ def image_memory(header: NiftiHeader, how: Preparation) -> int:
         memory += grid * wide
     if how.smoothing_fwhm is not None:
         memory += grid * (2 * wide + 3 * 8)
+        # Weights of voxels that are there, for images that lack some: those in use and two that are kept.
+        memory += grid * 4 * 8
     if how.target_affine is not None:
         memory += 6 * grid * 8
     return memory + how.space.voxels.size * (2 * wide + 2)

@@ -905,3 +905,26 @@ def test_higher_orders_without_bins(single):
         beta, rss, _, _ = np.linalg.lstsq(x, z, rcond=None)
         t[v] = contrast @ beta / np.sqrt(rss[0] / (N - x.shape[1]) * contrast @ np.linalg.inv(x.T @ x) @ contrast)
     np.testing.assert_allclose(values(model.compute_contrast("a - b", output_type="stat"), single.mask), t, rtol=1e-8)
+
+
+@pytest.mark.parametrize("volumes", [slice(20, 21), slice(None)], ids=["in one volume", "throughout"])
+@pytest.mark.parametrize("noise_model", ["ols", "ar1"])
+def test_one_missing_voxel_and_smoothing(single, noise_model, volumes):
+    """Its neighbours are weighted means of the others, by hand; as zero it took their t from -30 to -9."""
+    data = single.data[0].copy()
+    data[3, 2, 2, volumes] = np.nan
+    seen = np.isfinite(data)
+    blurred, weights = (
+        smooth_img(nib.Nifti1Image(values, AFFINE), 6).get_fdata() for values in (np.where(seen, data, 0), seen * 1.0)
+    )
+    options = {"t_r": TR, "noise_model": noise_model, "minimize_memory": False}
+    mine = FirstLevelModel(mask_img=single.mask_img, smoothing_fwhm=6, **options)
+    mine.fit(nib.Nifti1Image(data, AFFINE), single.events)
+    others = single.mask.copy()
+    others[3, 2, 2] = False
+    mask_img = nib.Nifti1Image(others.astype(np.uint8), AFFINE)
+    by_hand = nib.Nifti1Image(np.where(seen, blurred / np.where(seen, weights, 1), 0), AFFINE)
+    other = quiet(NilearnModel(mask_img=mask_img, **options).fit, by_hand, single.events)
+    ours, theirs = (model.compute_contrast("a - b", output_type="stat").get_fdata() for model in (mine, other))
+    np.testing.assert_allclose(ours[others], theirs[others], rtol=1e-6, atol=1e-8)
+    assert np.isnan(ours[3, 2, 2])

@@ -20,7 +20,7 @@ GROUP = {
     "smoothed more": {"smoothing_fwhm": 9},
     "other grid": {"target_affine": np.diag([6.0, 6.0, 8.0])},
     "other grid, given": {"target_affine": AFFINE, "target_shape": (6, 7, 4)},
-    "no mask, other grid": {"mask_img": None, "target_affine": np.diag([6.0, 6.0, 8.0])},
+    "no mask, other grid": {"mask_img": None, "target_affine": np.diag([6.0, 6.0, 8.0]), "min_coverage": 0.9},
     "no mask, more coverage": {"mask_img": None, "min_coverage": 0.9},
 }
 

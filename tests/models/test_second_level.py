@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 import xarray as xr
+from click.testing import CliRunner
 from cohorts import Cohort
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from sklearn.base import clone
 
 import daskglm
 from daskglm import SecondLevelModel
+from daskglm.cli.main import main
 from daskglm.errors import ContrastError, ImageError
 from daskglm.io import nifti
 from daskglm.schema.space import VolumeSpace
@@ -213,6 +215,96 @@ def test_smoothing_equals_nilearn(cohort, fwhm):
         options = {"mask_img": cohort.mask_img, "smoothing_fwhm": fwhm}
         theirs = NilearnModel(**options).fit(cohort.paths, design_matrix=cohort.design)
     assert_same(ours.compute_contrast("age"), theirs.compute_contrast("age"), cohort.mask, fwhm)
+
+
+TREATMENTS = {
+    "none": {},
+    "smoothed": {"smoothing_fwhm": 8},
+    "resampled": {"target_affine": np.diag([3.0, 3, 3])},
+    "resampled and smoothed": {"target_affine": np.diag([3.0, 3, 3]), "smoothing_fwhm": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory):
+    """Maps that are 0 outside an ellipsoid of 2,973 voxels, in files."""
+    folder, rng = tmp_path_factory.mktemp("brains"), np.random.default_rng(0)
+    centre, radius = (np.array(axes).reshape(3, 1, 1, 1) for axes in ([12, 13, 11], [9, 10, 8]))
+    inside = (((np.indices((24, 26, 22)) - centre) / radius) ** 2).sum(axis=0) < 1
+    paths = [str(folder / f"sub-{k:02}_con.nii.gz") for k in range(8)]
+    for path in paths:
+        values = np.where(inside, 3 + rng.standard_normal(inside.shape), 0)
+        nib.Nifti1Image(values, np.diag([4.0, 4, 4, 1])).to_filename(path)
+    return paths, inside
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("treatment", TREATMENTS)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_the_mask_is_found_before_images_are_treated(brains, treatment, in_memory):
+    """Smoothing fills what surrounds the brain: a mask of smoothed maps had twice the voxels of nilearn's."""
+    paths, _ = brains
+    images, options = [nib.load(path) for path in paths] if in_memory else paths, TREATMENTS[treatment]
+    ours = SecondLevelModel(**options).fit(images, design_matrix=pd.DataFrame({"intercept": np.ones(8)}))
+    theirs = NilearnModel(**options).fit(paths, design_matrix=pd.DataFrame({"intercept": np.ones(8)}))
+    np.testing.assert_array_equal(np.asarray(ours.mask_img_.dataobj), np.asarray(theirs.masker_.mask_img_.dataobj))
+
+
+def test_commands_and_stores_find_the_mask_before_smoothing(brains, tmp_path):
+    paths, inside = brains
+    outputs = [tmp_path / name for name in ("group", "permute", "store.zarr", "of_store")]
+    smoothed = ["--smoothing-fwhm", "8"]
+    model = ["--formula", "~ 1", "--contrast", "intercept", "--quiet", "--no-report", "--output"]
+    for arguments in (
+        ["group", *paths, *smoothed, *model, outputs[0]],
+        ["permute", *paths, *smoothed, "--n-perm", "20", *model, outputs[1]],
+        ["convert", *paths, *smoothed, "--quiet", "--output", outputs[2]],
+        ["group", outputs[2], *model, outputs[3]],
+    ):
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+    for output in (outputs[0], outputs[1], outputs[3]):
+        np.testing.assert_array_equal(nib.load(output / "mask.nii.gz").get_fdata() > 0, inside)
+    stored, fitted = (
+        nib.load(output / "contrast-intercept_stat-t_statmap.nii.gz") for output in (outputs[3], outputs[0])
+    )
+    np.testing.assert_allclose(stored.get_fdata(), fitted.get_fdata(), rtol=1e-4)
+
+
+def test_an_image_of_one_value_is_refused_although_smoothing_makes_it_vary(brains, tmp_path):
+    paths, inside = brains
+    path = str(tmp_path / "sub-99_con.nii.gz")
+    nib.Nifti1Image(np.where(inside, 3.0, 0), nib.load(paths[0]).affine).to_filename(path)
+    model = SecondLevelModel(nib.Nifti1Image(inside.astype(np.uint8), np.diag([4.0, 4, 4, 1])), smoothing_fwhm=8)
+    with pytest.raises(ImageError, match=r"sub-99_con.nii.gz is 3 in all 2,973 voxels"):
+        model.fit([*paths, path], design_matrix=pd.DataFrame({"intercept": np.ones(9)}))
+
+
+@pytest.mark.parametrize("missing", ["nan", "zero"])
+def test_smoothing_is_among_the_voxels_that_an_image_has(brains, missing):
+    """By hand: the sum of weight x value over those there, by the sum of their weights."""
+    paths, inside = brains
+    grids = np.stack([nib.load(path).get_fdata() for path in paths])
+    gap = np.zeros(inside.shape, bool)
+    gap[11:13, 12:15, 10] = True
+    lost = {"nan": np.nan, "zero": 0.0}[missing]
+    grids[0][gap] = lost
+    images = [nib.Nifti1Image(grid, np.diag([4.0, 4, 4, 1])) for grid in grids]
+    mask = nib.Nifti1Image(inside.astype(np.uint8), images[0].affine)
+    model = SecondLevelModel(mask, missing=missing, smoothing_fwhm=8)
+    model.fit(images, design_matrix=pd.DataFrame({"intercept": np.ones(8)}))
+    found = model.compute_contrast(output_type="effect_size").get_fdata()
+    fit = model.fits_[None]
+    assert (fit["n"].values < 8).sum() == gap.sum()
+    seen = np.isfinite(grids) if missing == "nan" else grids != 0
+    pieces = (np.where(seen, grids, 0.0), seen.astype(float))
+    affine = images[0].affine
+    blurred, weights = (
+        np.stack([smooth_img(nib.Nifti1Image(x, affine), 8).get_fdata() for x in piece]) for piece in pieces
+    )
+    expected = np.where(seen, blurred / np.where(seen, weights, 1), np.nan)
+    mean = np.nanmean(expected[:, inside], axis=0)
+    np.testing.assert_allclose(found[inside], mean, rtol=1e-9)
 
 
 def test_smoothed_voxels_that_were_missing_stay_missing(gappy):
