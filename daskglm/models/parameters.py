@@ -155,3 +155,19 @@ def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scali
         )
         standardize = False
     return Scaling(percent_of, bool(standardize)), by_volume
+
+
+def warn_of_confounds(confounds: Any, design_matrix: Any) -> None:
+    """Warn where confounds are given beside a design, which holds its own.
+
+    Parameters
+    ----------
+    confounds, design_matrix : object or None
+        As users gave them.
+    """
+    if confounds is not None and design_matrix is not None:
+        warnings.warn(
+            "confounds are not used beside design_matrix, which has all columns of the model: add them to it, or give "
+            "formula and confounds without a design_matrix",
+            stacklevel=3,
+        )

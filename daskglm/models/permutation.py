@@ -9,7 +9,6 @@ import pandas as pd
 import xarray as xr
 
 from daskglm.design.contrasts import contrast_matrix
-from daskglm.design.matching import select_participants
 from daskglm.design.matrix import check_design
 from daskglm.errors import ContrastError, DesignError, ParameterError, listing, nearest
 from daskglm.inference.permutation import permutation_test
@@ -17,7 +16,8 @@ from daskglm.io.tables import as_table
 from daskglm.models.functional import match_design
 from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
-from daskglm.schema.datasets import sample_names, space_of
+from daskglm.models.parameters import warn_of_confounds
+from daskglm.schema.datasets import space_of
 
 # nilearn's names of maps and ours.
 MAP_NAMES = {
@@ -67,7 +67,7 @@ def non_parametric_inference(
     second_level_input : paths, images, glob, store, images dataset, or DataFrame
         As for :meth:`SecondLevelModel.fit <daskglm.SecondLevelModel.fit>`.
     confounds : DataFrame, optional
-        Further columns of the design, matched by subject_label (or participant_id).
+        Not used beside `design_matrix`, as in nilearn, but with a warning.
     design_matrix : (n, p) DataFrame
         Design in the order of the samples.
     second_level_contrast : str, array or list, optional
@@ -116,7 +116,7 @@ def non_parametric_inference(
     if design_matrix is None:
         raise DesignError("a permutation test needs a design; give design_matrix, a row an image")
     design = match_design(as_table(design_matrix), loaded.images, loaded.ids_are_known)
-    design = _with_confounds(design, as_table(confounds), loaded)
+    warn_of_confounds(confounds, design_matrix)
     check_design(design, loaded.images.sizes["sample"])
     contrast = contrast_of(design, second_level_contrast)
     if model_intercept:
@@ -242,19 +242,6 @@ def contrast_of(design: pd.DataFrame, contrast: Any) -> Any:
     if design.shape[1] != 1:
         raise ContrastError(f"a contrast is needed where the design has several columns: {listing(design.columns)}")
     return str(design.columns[0])
-
-
-def _with_confounds(design: pd.DataFrame, confounds: pd.DataFrame | None, loaded: Loaded) -> pd.DataFrame:
-    """A design with further columns, by subject."""
-    if confounds is None:
-        return design
-    # Subjects without an image may be in the table.
-    ids = next((confounds[name] for name in ("subject_label", "participant_id") if name in confounds), confounds.index)
-    table = select_participants(confounds, sample_names(loaded.images), {str(name) for name in ids})
-    both = [str(name) for name in table if name in design]
-    if both:
-        raise DesignError(f"confounds bring further columns, but the design has {listing(both)} already; rename them")
-    return pd.concat([design.reset_index(drop=True), table.reset_index(drop=True)], axis=1)
 
 
 def _with_intercept(design: pd.DataFrame, contrast: Any) -> tuple[pd.DataFrame, Any]:

@@ -23,7 +23,7 @@ from daskglm.models.functional import check_any_fitted, compute_contrasts, desig
 from daskglm.models.group_fit import images_read, lazy_fit
 from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
-from daskglm.models.parameters import check_fraction
+from daskglm.models.parameters import check_fraction, warn_of_confounds
 from daskglm.models.permutation import contrast_of, images_of, permutation_images, seed_of
 from daskglm.schema.datasets import sample_names, space_of
 
@@ -129,7 +129,8 @@ class SecondLevelModel(VoxelwiseModel):
             first-level models are those of the `first_level_contrast` that is asked for.
         confounds : DataFrame or path, optional
             Table with a column subject_label or participant_id: the covariates of an automatic design
-            (DataFrame input), or the participants of `formula`. A store brings its own.
+            (DataFrame input), or the participants of `formula`. A store brings its own. Not used beside
+            `design_matrix`, as in nilearn, but with a warning.
         design_matrix : DataFrame or path, optional
             Design; its rows are matched to images by subject id where its index holds ids, else by order.
         formula : str, optional
@@ -146,6 +147,7 @@ class SecondLevelModel(VoxelwiseModel):
             Before the pass, wherever it can be known.
         """
         self._models = list(second_level_input) if are_models(second_level_input) else None
+        warn_of_confounds(confounds, design_matrix)
         given = (as_table(confounds), as_table(design_matrix), formula)
         if self._models is not None:
             loaded: dict[str | None, Loaded] = {None: subjects_of_models(self._models)}
