@@ -205,10 +205,16 @@ def label_maps(
         coords={
             "contrast": np.array(list(tests), dtype=object),
             "stat_type": ("contrast", ["t" if test.signed else "F" for test in tests.values()]),
+            "rank": ("contrast", [test.parts.tested.shape[1] for test in tests.values()]),
             "two_sided": ("contrast", [test.signed and test.two_sided for test in tests.values()]),
             "voxel": images["voxel"],
         },
-        attrs={"space": images.attrs["space"], "n_perm": total.n_perm, "exhaustive": exhaustive},
+        attrs={
+            "space": images.attrs["space"],
+            "n_perm": total.n_perm,
+            "exhaustive": exhaustive,
+            "variance_groups": any(test.groups is not None for test in tests.values()),
+        },
     )
 
 

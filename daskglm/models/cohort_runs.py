@@ -36,6 +36,7 @@ from daskglm.models.options import Options, checked, header_image
 from daskglm.models.run_fits import label_run, lazy_solution
 from daskglm.models.run_times import slice_time_of
 from daskglm.models.runs import RunDesign, check_repetition_times, run_designs, run_preparation, run_sources
+from daskglm.schema.headers import describe
 from daskglm.schema.names import bids_labels
 from daskglm.schema.space import VolumeSpace
 
@@ -375,12 +376,15 @@ def _combined(name: str, contrast: str, runs: Sequence[Receipt], space: VolumeSp
     else:
         effects = np.stack([_map_of(item, label, "effect", space) for item in runs])
         maps = fixed_effects(effects, variances, freedom, precision_weighted=plan.precision_weighted)
+    seen = np.isfinite(maps.stat)
+    total = np.where(np.isfinite(variances), freedom, 0.0).sum(axis=0)[seen]
     return {
-        f"{name}_contrast-{label}_stat-{STAT_NAMES.get(output, kind)}_statmap.nii.gz": space.to_image(
-            _one_row(maps, output), outside=1 if output == "p_value" else 0
+        f"{name}_contrast-{label}_stat-{STAT_NAMES.get(output, kind)}_statmap.nii.gz": describe(
+            space.to_image(_one_row(maps, output), outside=1 if output == "p_value" else 0),
+            kind if output == "stat" else output, contrast, total, len(maps.effect_size),
         )
         for output in OUTPUT_TYPES
-    }
+    }  # fmt: skip
 
 
 def _map_of(run: Receipt, label: str, stat: str, space: VolumeSpace) -> NDArray[np.float64]:

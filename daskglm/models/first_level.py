@@ -28,9 +28,11 @@ from daskglm.models.runs import (
     masks_of_runs,
     run_designs,
     run_preparation,
+    run_repetition_time,
     run_shape,
     run_sources,
 )
+from daskglm.schema.headers import describe
 
 DESIGN_PARAMETERS = (
     "hrf_model", "drift_model", "high_pass", "drift_order", "fir_delays", "min_onset", "oversampling", "modulators",
@@ -329,14 +331,14 @@ class FirstLevelModel(VoxelwiseModel):
     def predicted_(self) -> list[Any]:
         """Fitted values of each run, X beta, in the (scaled) units of the data: 4-D images."""
         check_is_fitted(self)
-        return [self.space_.to_image(self._predicted(k), outside=0) for k in range(len(self.fits_))]
+        return [self._volumes(k, self._predicted(k), "fitted values") for k in range(len(self.fits_))]
 
     @property
     def residuals_(self) -> list[Any]:
         """Scaled data minus fitted values of each run, not whitened: 4-D images; the runs are read again."""
         check_is_fitted(self)
         return [
-            self.space_.to_image(scale_values(read_run(run), self._scaled) - self._predicted(k), outside=0)
+            self._volumes(k, scale_values(read_run(run), self._scaled) - self._predicted(k), "residuals")
             for k, run in enumerate(self._runs)
         ]
 
@@ -345,8 +347,14 @@ class FirstLevelModel(VoxelwiseModel):
         """Variance of the fitted values over that of the data, both unwhitened, of each run: one volume each."""
         check_is_fitted(self)
         return [
-            self.space_.to_image(np.concatenate([item.r_square for item in fit["solution"].values])[None], outside=0)
-            for fit in self.fits_
+            describe(
+                self.space_.to_image(
+                    np.concatenate([item.r_square for item in fit["solution"].values])[None], outside=0
+                ),
+                "r square",
+                f"run {run + 1}",
+            )
+            for run, fit in enumerate(self.fits_)
         ]
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -395,6 +403,11 @@ class FirstLevelModel(VoxelwiseModel):
             objects[:] = items
             found.append(objects)
         return found
+
+    def _volumes(self, run: int, values: NDArray[Any], kind: str) -> Any:
+        """Values (n, V) of a run as an image with its repetition time."""
+        image = self.space_.to_image(values, outside=0)
+        return describe(image, kind, f"run {run + 1}", t_r=self.t_r or run_repetition_time(self._runs[run].source))
 
     def _predicted(self, run: int) -> NDArray[np.float64]:
         """Fitted values (n, V) of a run."""

@@ -89,8 +89,10 @@ def contrast_over_runs(
             precision_weighted,
         )
     values: dict[str, Any] = {kind: (("contrast", "voxel"), getattr(combined, kind)[None]) for kind in _MAPS}
-    effect = (("contrast", "component", "voxel"), combined.effect_size[None])
-    return xr.Dataset({"effect_size": effect, **values}, coords=lazy[0].coords, attrs=lazy[0].attrs)
+    values["effect_size"] = (("contrast", "component", "voxel"), combined.effect_size[None])
+    seen = np.stack([np.asarray(fits[k]["residual_variance"].values) > 0 for k in given])
+    values["degrees_of_freedom"] = ("voxel", np.where(seen, _freedom(fits, given), 0.0).sum(axis=0))
+    return xr.Dataset(values, coords=lazy[0].coords, attrs=lazy[0].attrs)
 
 
 def _freedom(fits: Sequence[xr.Dataset] | Mapping[int, xr.Dataset], runs: Iterable[int]) -> NDArray[np.float64]:

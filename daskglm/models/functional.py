@@ -18,11 +18,12 @@ from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.graph.runs import solve_run, sum_blocks
 from daskglm.io.tables import as_table
-from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis
+from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis, split_directions
 from daskglm.kernels.contrasts import coefficients
 from daskglm.kernels.scaling import Scaling
 from daskglm.models.parameters import check_fraction, parse_noise_model
 from daskglm.schema.datasets import check_images, participants_of, sample_names, space_of
+from daskglm.schema.headers import describe_map
 
 OUTPUT_TYPES = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
 _MAPS = ("effect_variance", "stat", "p_value", "z_score")
@@ -241,9 +242,9 @@ def compute_contrasts(
     Returns
     -------
     xarray.Dataset
-        ``effect_size (contrast, component, voxel)`` and ``effect_variance, stat, p_value, z_score
-        (contrast, voxel)``, lazy. F contrasts follow nilearn: effects are whitened and their variance is
-        the residual variance. p is one-sided for t.
+        ``effect_size (contrast, component, voxel)``, ``effect_variance, stat, p_value, z_score
+        (contrast, voxel)`` and ``degrees_of_freedom (voxel)``, lazy; ``rank (contrast)`` of its rows. F contrasts
+        follow nilearn: effects are whitened and their variance is the residual variance. p is one-sided for t.
 
     Raises
     ------
@@ -268,12 +269,17 @@ def compute_contrasts(
         chunks=((len(weights),), (components + len(_MAPS),), chunks), meta=np.empty((0, 0, 0)),
         token="contrasts",
     )  # fmt: skip
-    maps = {name: (("contrast", "voxel"), stacked[:, components + k]) for k, name in enumerate(_MAPS)}
+    maps: dict[str, Any] = {name: (("contrast", "voxel"), stacked[:, components + k]) for k, name in enumerate(_MAPS)}
     return xr.Dataset(
-        {"effect_size": (("contrast", "component", "voxel"), stacked[:, :components]), **maps},
+        {
+            "effect_size": (("contrast", "component", "voxel"), stacked[:, :components]),
+            **maps,
+            "degrees_of_freedom": fit["degrees_of_freedom"].variable,
+        },
         coords={
             "contrast": np.array(list(weights), dtype=object),
             "stat_type": ("contrast", [kind for _, kind in weights.values()]),
+            "rank": ("contrast", [len(split_directions(matrix, basis)[0]) for matrix, _ in weights.values()]),
             "voxel": fit["voxel"],
         },
         attrs={"space": fit.attrs["space"]},
@@ -336,11 +342,13 @@ def map_image(maps: xr.Dataset, contrast: str, kind: str) -> Any:
     Nifti1Image
         3-D; 4-D for the effects of an F contrast, one volume a row. Outside the mask 0, or 1 for p.
     """
-    values = maps[kind].sel(contrast=contrast).values
+    chosen = maps.sel(contrast=contrast)
+    values = chosen[kind].values
     if kind == "effect_size":
-        is_f = str(maps["stat_type"].sel(contrast=contrast).values) == "F"
+        is_f = str(chosen["stat_type"].values) == "F"
         values = values[: max(1, int((~np.isnan(values)).any(axis=1).sum()))] if is_f else values[0]
-    return space_of(maps).to_image(values, outside=1 if kind == "p_value" else 0)
+    image = space_of(maps).to_image(values, outside=1 if kind == "p_value" else 0)
+    return describe_map(image, chosen, kind)
 
 
 def _weights(

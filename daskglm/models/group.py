@@ -35,6 +35,7 @@ from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_group import plan_fit
 from daskglm.models.plan_images import open_source
 from daskglm.schema.datasets import sample_names, space_of
+from daskglm.schema.headers import describe
 from daskglm.schema.names import bids_labels
 
 _STAT_NAMES = {"effect_size": "effect", "effect_variance": "variance", "z_score": "z", "p_value": "p"}
@@ -202,7 +203,7 @@ def _images(maps: xr.Dataset, fit: xr.Dataset, labels: Mapping[str, str]) -> dic
         for kind in OUTPUT_TYPES:
             images[f"contrast-{label}_stat-{_STAT_NAMES.get(kind, stat)}_statmap.nii.gz"] = map_image(maps, name, kind)
     space = space_of(maps)
-    images["n.nii.gz"] = space.to_image(fit["n"].values.astype(np.int32))
+    images["n.nii.gz"] = describe(space.to_image(fit["n"].values.astype(np.int32)), "n")
     images["mask.nii.gz"] = space.mask_image()
     return images
 

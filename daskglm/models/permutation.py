@@ -18,6 +18,7 @@ from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
 from daskglm.models.parameters import warn_of_confounds
 from daskglm.schema.datasets import space_of
+from daskglm.schema.headers import describe_map
 
 # nilearn's names of maps and ours.
 MAP_NAMES = {
@@ -147,7 +148,7 @@ def permutation_images(maps: xr.Dataset, contrast: str) -> dict[str, Any]:
     """
     space, chosen = space_of(maps), maps.sel(contrast=contrast)
     images: dict[str, Any] = {
-        name: space.to_image(np.asarray(chosen[ours].values), outside=0)
+        name: describe_map(space.to_image(np.asarray(chosen[ours].values), outside=0), chosen, ours)
         for name, ours in MAP_NAMES.items()
         if ours in chosen
     }

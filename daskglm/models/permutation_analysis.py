@@ -28,6 +28,7 @@ from daskglm.models.options import Options
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_permute import plan_permutation
 from daskglm.schema.datasets import space_of
+from daskglm.schema.headers import describe, describe_map
 from daskglm.schema.names import bids_labels
 
 # Maps by the end of their names; {} is t or F.
@@ -242,7 +243,7 @@ def _images(maps: xr.Dataset, labels: Mapping[str, str]) -> dict[str, Any]:
         for kind, end in _MAPS.items():
             if kind in chosen:
                 file = f"contrast-{label}_stat-{end.format(chosen['stat_type'].values)}_statmap.nii.gz"
-                images[file] = space.to_image(np.asarray(chosen[kind].values), outside=0)
-    images["n.nii.gz"] = space.to_image(maps["n"].values.astype(np.int32))
+                images[file] = describe_map(space.to_image(np.asarray(chosen[kind].values), outside=0), chosen, kind)
+    images["n.nii.gz"] = describe(space.to_image(maps["n"].values.astype(np.int32)), "n")
     images["mask.nii.gz"] = space.mask_image()
     return images

@@ -157,7 +157,8 @@ def _as_if_computed(lazy: xr.Dataset, chunks: tuple[int, ...]) -> xr.Dataset:
     """A fit whose solution stands for one in memory, for counting what is made of it."""
     solution = np.empty(len(chunks), dtype=object)
     solution[:] = [SimpleNamespace(count=np.broadcast_to(0, size)) for size in chunks]
-    return lazy.assign(solution=("block", solution))
+    freedom = np.broadcast_to(0.0, sum(chunks))
+    return lazy.assign(solution=("block", solution), degrees_of_freedom=("voxel", freedom))
 
 
 def _timed(plan: Plan, source: Source, matrix: Any) -> Plan:

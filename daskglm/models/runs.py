@@ -30,6 +30,7 @@ from daskglm.io.nifti import read_header
 from daskglm.io.tables import as_table
 from daskglm.models.inputs import expand
 from daskglm.models.options import Options, header_image, preparation
+from daskglm.schema.headers import repetition_time
 from daskglm.schema.space import VolumeSpace
 
 # In the attributes of confounds: volumes that are left out. pandas may lose it; it is a reminder only.
@@ -104,6 +105,23 @@ def run_shape(source: Any) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     return tuple(source.shape), source.affine
 
 
+def run_repetition_time(source: Any) -> float | None:
+    """Repetition time of a source, by its header.
+
+    Parameters
+    ----------
+    source : str or nibabel image
+        A run.
+
+    Returns
+    -------
+    float or None
+        In seconds; None where the header says none.
+    """
+    header = nib.Nifti1Header(read_header(source).raw, check=False) if isinstance(source, str) else source.header
+    return repetition_time(header)
+
+
 def check_repetition_times(sources: Sequence[Any], t_r: float | None) -> None:
     """Warn where the header of a run says another repetition time than the one given.
 
@@ -119,10 +137,8 @@ def check_repetition_times(sources: Sequence[Any], t_r: float | None) -> None:
     A header without a unit of time says nothing, nor does one second: programs write it that do not know.
     """
     for index, source in enumerate(sources if t_r is not None else []):
-        header = nib.Nifti1Header(read_header(source).raw, check=False) if isinstance(source, str) else source.header
-        seconds = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 0.0)
-        found = float(header["pixdim"][4]) * seconds
-        if found not in (0.0, 1.0) and abs(found - float(t_r or 0)) > 1e-3 * found:
+        found = run_repetition_time(source)
+        if found is not None and found != 1.0 and abs(found - float(t_r or 0)) > 1e-3 * found:
             warnings.warn(
                 f"t_r is {t_r} s, but the header of {_run_name(source, index)} says {found:g} s; correct the one that "
                 "is wrong: events and volumes are matched by t_r",

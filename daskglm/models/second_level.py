@@ -26,6 +26,7 @@ from daskglm.models.options import Options
 from daskglm.models.parameters import check_fraction, warn_of_confounds
 from daskglm.models.permutation import contrast_of, images_of, permutation_images, seed_of
 from daskglm.schema.datasets import sample_names, space_of
+from daskglm.schema.headers import describe
 
 
 class SecondLevelModel(VoxelwiseModel):
@@ -338,13 +339,13 @@ class SecondLevelModel(VoxelwiseModel):
     @property
     def predicted_(self) -> Any:
         """Fitted values, one volume a sample: X beta, in image units."""
-        return self.space_.to_image(self._predicted(), outside=0)
+        return describe(self.space_.to_image(self._predicted(), outside=0), "fitted values")
 
     @property
     def residuals_(self) -> Any:
         """Images minus fitted values, one volume a sample; NaN where a value is missing."""
         (data,) = compute(self._kept_images()["data"].data, n_jobs=self.n_jobs)
-        return self.space_.to_image(data - self._predicted(), outside=0)
+        return describe(self.space_.to_image(data - self._predicted(), outside=0), "residuals")
 
     @property
     def r_square_(self) -> Any:
@@ -354,7 +355,7 @@ class SecondLevelModel(VoxelwiseModel):
         predicted = np.where(np.isfinite(data), self._predicted(), np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.nanvar(predicted, axis=0) / np.nanvar(data, axis=0)
-        return self.space_.to_image(share, outside=0)
+        return describe(self.space_.to_image(share, outside=0), "r square")
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether `fit` was called."""

@@ -12,6 +12,7 @@ import xarray as xr
 
 from daskglm.errors import ContrastError, DaskGLMError, ImageError, ParameterError, listing, nearest
 from daskglm.schema.datasets import participants_of, sample_names, space_of
+from daskglm.schema.headers import describe_map
 
 
 @xr.register_dataset_accessor("glm")  # type: ignore[no-untyped-call]
@@ -70,7 +71,10 @@ class GLMAccessor:
         if chosen.dims[0] == "component":
             used = int((~np.isnan(values)).any(axis=1).sum())
             values = values[: max(1, used)] if str(chosen["stat_type"].values) == "F" else values[0]
-        return space_of(self._dataset).to_image(values, outside=1 if variable == "p_value" else 0)
+        image = space_of(self._dataset).to_image(values, outside=1 if variable == "p_value" else 0)
+        several = "contrast" in chosen.coords and "contrast" in self._dataset.dims
+        maps = self._dataset.sel(contrast=chosen["contrast"].item()) if several else self._dataset
+        return describe_map(image, maps, variable)
 
     def plot(
         self,

@@ -135,7 +135,8 @@ class VolumeSpace:
         Returns
         -------
         Nifti1Image
-            float64, or the dtype of `values` where that is an integer.
+            Of the dtype of `values` where that is float32 or an integer, else float64. Of the header of the images
+            it keeps where voxels are and no more: what their values were says nothing of these.
         """
         if values.ndim == 1:
             return self._image(self._grid(values, outside))
@@ -200,7 +201,7 @@ class VolumeSpace:
             )
 
     def _grid(self, values: NDArray[Any], outside: Any) -> NDArray[Any]:
-        dtype = values.dtype if values.dtype.kind in "iub" else np.float64
+        dtype = values.dtype if values.dtype.kind in "iub" or values.dtype == np.float32 else np.float64
         flat = np.full(int(np.prod(self.shape)), 0 if np.dtype(dtype).kind in "iub" else outside, dtype=dtype)
         flat[self.voxels] = values
         return flat.reshape(self.shape, order="F")
@@ -209,7 +210,11 @@ class VolumeSpace:
         header = nib.Nifti1Header(self.header, check=False)
         header.set_data_dtype(grid.dtype)
         header.set_slope_inter(1, 0)
-        header["cal_min"] = header["cal_max"] = 0
+        header.set_intent("none")
+        for name in ("cal_min", "cal_max", "toffset", "slice_code", "slice_start", "slice_end", "slice_duration"):
+            header[name] = 0
+        header["pixdim"][4:] = 1
+        header["aux_file"] = header["intent_name"] = b""
         image = nib.Nifti1Image(grid, self.affine, header)
         image.header["descrip"] = b""
         return image
