@@ -20,6 +20,8 @@ def design_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--modulators", type=click.Choice(["raw", "centered", "orthogonalized"]), default="raw",
                      help="What the events' column modulation is: raw scales them, else it is a regressor."),
         click.option("--duration-modulation", is_flag=True, help="A regressor of durations, where they vary."),
+        click.option("--impulse", type=click.Choice(["sample", "unit"]), default="sample",
+                     help="An event of duration 0: one sample of --oversampling, or an impulse of area 1."),
         click.option("--bad-events", type=click.Choice(["stop", "drop"]), default="stop",
                      help="Stop at, or leave out, events with n/a as onset, duration, trial_type or modulation."),
         click.option("--drop-early-events", is_flag=True, help="Leave out events before --min-onset."),

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from daskglm.design.drifts import drift_matrix
 from daskglm.design.events import check_events, events_table
 from daskglm.design.hrf import HRFModel, regressor_names
-from daskglm.design.regressors import check_frame_times, convolve, outside, outside_messages
+from daskglm.design.regressors import check_frame_times, check_impulse, convolve, outside, outside_messages
 from daskglm.errors import DesignError, ParameterError, listing, nearest
 
 Array = NDArray[np.float64]
@@ -83,6 +83,7 @@ def make_first_level_design_matrix(
     modulators: Modulators = "raw",
     duration_modulation: bool = False,
     drop_early_events: bool = False,
+    impulse: str = "sample",
 ) -> pd.DataFrame:
     """Design matrix of one run.
 
@@ -121,6 +122,9 @@ def make_first_level_design_matrix(
     drop_early_events : bool
         Leave events out that begin before ``frame_times[0] + min_onset``; otherwise they are moved there, as
         nilearn does.
+    impulse : {"sample", "unit"}
+        What an event without duration is: one sample of the grid, a repetition time / `oversampling` long (nilearn's),
+        on which effect sizes then depend; or an impulse of area one, which weighs as much as an event of 1 s.
 
     Returns
     -------
@@ -139,7 +143,8 @@ def make_first_level_design_matrix(
     Warns
     -----
     UserWarning
-        As of :func:`~daskglm.design.events.check_events`, and for events outside of the run.
+        As of :func:`~daskglm.design.events.check_events`, for events outside of the run, and where events without
+        duration are samples of the grid beside others that last.
 
     Examples
     --------
@@ -152,12 +157,13 @@ def make_first_level_design_matrix(
         raise ParameterError(f"modulators is one of {listing(_MODULATORS)}, but it is {modulators!r}{hint}")
     times = check_frame_times(frame_times)
     extra, extra_names = _additional(add_regs, add_reg_names, len(times))
-    layout = _Layout(times, hrf_model, fir_delays, min_onset, oversampling)
+    layout = _Layout(times, hrf_model, fir_delays, min_onset, oversampling, check_impulse(impulse))
     blocks: list[Array] = []
     names: list[str] = []
     if events is not None:
         table = events_table(events)
         checked = _inside(check_events(table), layout, drop_early_events)
+        _warn_of_mixed_durations(checked, layout)
         scaled = modulators == "raw" or "modulation" not in table.columns
         for condition in _conditions(checked["trial_type"]):
             of_condition = checked[(checked["trial_type"] == condition).to_numpy()]
@@ -213,6 +219,7 @@ class _Layout:
     fir_delays: Sequence[int] | None
     min_onset: float
     oversampling: int
+    impulse: str
 
     def regressors(self, events: pd.DataFrame, amplitudes: Array) -> Array:
         """Convolve events, (n, k), with amplitudes (m,)."""
@@ -226,6 +233,7 @@ class _Layout:
             self.oversampling,
             self.fir_delays,
             self.min_onset,
+            self.impulse,
         )
 
 
@@ -250,6 +258,21 @@ def _inside(events: pd.DataFrame, layout: _Layout, drop_early: bool) -> pd.DataF
         for message in outside_messages(str(condition), onsets[rows], early[rows], late[rows], start, drop_early):
             warnings.warn(message, UserWarning, stacklevel=3)
     return events[~early] if drop_early else events
+
+
+def _warn_of_mixed_durations(events: pd.DataFrame, layout: _Layout) -> None:
+    """Warn where impulses, whose weight is a matter of the grid, are beside events that last."""
+    instant = (events["duration"] == 0).to_numpy()
+    if layout.impulse == "sample" and instant.any() and not instant.all():
+        sample = np.diff(layout.times).min() / layout.oversampling
+        warnings.warn(
+            f"Events without duration ({listing(_conditions(events['trial_type'][instant]))}) are mixed with others "
+            f"that last: they are one sample (t_r / oversampling = {sample:g} s) long, as in nilearn, so that their "
+            "effect sizes depend on t_r and oversampling and they weigh about "
+            f"1/{1 / sample:.0f} of an event of 1 s; impulse='unit' (--impulse unit) gives them an area of one",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _blocks(

@@ -14,6 +14,7 @@ from daskglm.errors import DesignError, ParameterError, listing
 Array = NDArray[np.float64]
 # Jumps of the event time course that are looked up at once: bounds the memory to some ten MB.
 _AT_ONCE = 512
+_IMPULSES = ("sample", "unit")
 
 
 def compute_regressor(
@@ -26,6 +27,7 @@ def compute_regressor(
     min_onset: float = -24,
     *,
     drop_early: bool = False,
+    impulse: str = "sample",
 ) -> tuple[Array, list[str]]:
     """Regressors of one condition.
 
@@ -48,6 +50,10 @@ def compute_regressor(
     drop_early : bool
         Leave events out that begin before the grid does. Otherwise they are moved to its start with what is left
         of their duration, as nilearn does.
+    impulse : {"sample", "unit"}
+        What an event without duration is: one sample of the grid, of the event's amplitude (nilearn's: its response
+        grows with the repetition time and shrinks with the oversampling), or an impulse of area one, whose response
+        is that of an event of 1 s as far as it is short.
 
     Returns
     -------
@@ -78,7 +84,10 @@ def compute_regressor(
     if drop_early:
         onsets, durations, amplitudes = onsets[~early], durations[~early], amplitudes[~early]
     names = regressor_names(con_id, hrf_model, fir_delays)
-    return convolve(onsets, durations, amplitudes, hrf_model, times, oversampling, fir_delays, min_onset), names
+    columns = convolve(
+        onsets, durations, amplitudes, hrf_model, times, oversampling, fir_delays, min_onset, check_impulse(impulse)
+    )
+    return columns, names
 
 
 def convolve(
@@ -90,6 +99,7 @@ def convolve(
     oversampling: int = 50,
     fir_delays: Sequence[int] | None = None,
     min_onset: float = -24,
+    impulse: str = "sample",
 ) -> Array:
     """Convolve events with the kernels of a model, without any warning.
 
@@ -107,6 +117,8 @@ def convolve(
         Delays of "fir", in scans.
     min_onset : float
         Start of the grid, in seconds after the first scan.
+    impulse : {"sample", "unit"}
+        As for :func:`compute_regressor`.
 
     Returns
     -------
@@ -120,6 +132,8 @@ def convolve(
     kernels = hrf_kernels(hrf_model, float(np.diff(frame_times).min()), oversampling, fir_delays)
     oversampling = int(oversampling)
     grid = _grid(frame_times, oversampling, min_onset)
+    if impulse == "unit":
+        amplitudes = np.where(durations == 0, amplitudes / (grid[1] - grid[0]), amplitudes)
     positions, jumps = _jumps(grid, onsets, durations, amplitudes)
     # A bin of "fir" is centred on its scan by reading the convolution most of a repetition time later.
     shift = oversampling - 1 if is_fir(hrf_model) else 0
@@ -137,6 +151,29 @@ def convolve(
     )
     sampled = below + weight * (above - below)
     return sampled if is_fir(hrf_model) else orthogonalize(sampled)
+
+
+def check_impulse(impulse: str) -> str:
+    """Raise unless `impulse` is one of its values.
+
+    Parameters
+    ----------
+    impulse : {"sample", "unit"}
+        What an event without duration is.
+
+    Returns
+    -------
+    str
+        The same.
+
+    Raises
+    ------
+    ParameterError
+        With its value.
+    """
+    if impulse not in _IMPULSES:
+        raise ParameterError(f"impulse is one of {listing(_IMPULSES)}, but it is {impulse!r}")
+    return impulse
 
 
 def orthogonalize(columns: Array) -> Array:

@@ -1,8 +1,9 @@
 """Runs: volumes -> lagged moments -> whitened fit, each file read once from its start to its end."""
 
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import pairwise
 from operator import add
@@ -22,7 +23,7 @@ from daskglm.kernels.basis import with_constant
 from daskglm.kernels.lagged import LaggedMoments, Lags, plan_lags, select, sum_lagged
 from daskglm.kernels.moments import Array
 from daskglm.kernels.noise import autoregression, fit_run, of_design, quantise
-from daskglm.kernels.scaling import Scaling, percent_of_volume, run_mean, scale_run
+from daskglm.kernels.scaling import Scaling, below_one, percent_of_volume, run_mean, scale_run
 
 # Values of a slab of volumes: 57 volumes of 145,000 voxels are 33 MB of float32.
 _SLAB_VALUES = 2**23
@@ -198,8 +199,12 @@ def solve_run(
     clustered = da.map_blocks(
         _cluster, rho.rechunk((-1, -1)), noise, order_of_clusters, dtype=float, token="cluster-noise"
     )
+    low = da.map_blocks(
+        _below_one_block, moments, constant, scaling, mean, dtype=bool, chunks=(chunks,), meta=np.empty(0, bool),
+        token="below-one",
+    )  # fmt: skip
     return da.map_blocks(
-        _solve_clustered, scaled[None], clustered.rechunk((-1, chunks)), constant, rank, dtype=object,
+        _solve_clustered, scaled[None], clustered.rechunk((-1, chunks)), low[None], constant, rank, dtype=object,
         chunks=((1,), (1,) * len(chunks)), meta=_EMPTY[None], token="solve-run",
     )[0]  # fmt: skip
 
@@ -263,6 +268,7 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
     numbers, filled = set(wanted.tolist()), 0
     buffers: list[NDArray[Any]] = []
     faults: dict[int, ImageError] = {}
+    low: list[int] = []
     for number, values, shape, affine, name in _volumes(run.source, int(wanted[0]), int(wanted[-1]) + 1):
         if number not in numbers:
             continue
@@ -274,7 +280,9 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
             faults[number] = error
         if faults:  # read on, for all of them are named
             continue
-        row = percent_of_volume(row) if run.by_volume else row
+        if run.by_volume:
+            low += [number] if np.nanmean(np.where(np.isfinite(row), row, np.nan), dtype=np.float64) < 1 else []
+            row = percent_of_volume(row)
         if not buffers:  # made once: fresh memory costs more than the arithmetic
             buffers = [np.empty((size, n_voxels), row.dtype) for _ in range(1 if size == len(wanted) else n_buffers)]
         buffers[0][filled] = row[0]
@@ -285,6 +293,14 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
     if faults:
         others = f" (and so are volumes {listing(list(faults)[1:], 20)})" if len(faults) > 1 else ""
         raise ImageError(f"{next(iter(faults.values()))}{others}")
+    if low:
+        warnings.warn(
+            f"signal_scaling=1 makes values percent of the mean of their volume, but in {name} it is below 1 in "
+            f"volumes {listing(low)} and counts as 1: these are no percent; give images that were not demeaned, or "
+            "another signal_scaling (--signal-scaling)",
+            UserWarning,
+            stacklevel=2,
+        )
     if filled:
         yield buffers[0][:filled]
 
@@ -328,6 +344,11 @@ def _mean_of_run(stretches: list[NDArray[Any]], constant: Array) -> float:
     return run_mean([item[0, 0] for item in stretches], constant)
 
 
+def _below_one_block(moments: NDArray[Any], constant: Array, scaling: Scaling, mean: float | None) -> NDArray[np.bool_]:
+    """Whether the voxels of the one run in a block become percent of a mean below one."""
+    return below_one(moments[0], constant, scaling, np.nan if mean is None else mean)
+
+
 def _scale_block(moments: NDArray[Any], constant: Array, scaling: Scaling, mean: float | None) -> NDArray[Any]:
     """Scaled moments of the one run in a block."""
     return _boxed(scale_run(moments[0], constant, scaling, np.nan if mean is None else mean))
@@ -338,7 +359,8 @@ def _solve_block(
 ) -> NDArray[Any]:
     """Fit of the one run in a block, scaled."""
     adjust = None if noise.bins is None or noise.order != 1 else partial(quantise, bins=noise.bins)
-    return _boxed(fit_run(_scale_block(moments, constant, scaling, mean)[0], constant, rank, adjust))
+    fit = fit_run(_scale_block(moments, constant, scaling, mean)[0], constant, rank, adjust)
+    return _boxed(replace(fit, below_one=_below_one_block(moments, constant, scaling, mean)))
 
 
 def _autoregression_block(moments: NDArray[Any], constant: Array, rank: int) -> Array:
@@ -346,9 +368,11 @@ def _autoregression_block(moments: NDArray[Any], constant: Array, rank: int) -> 
     return autoregression(of_design(moments[0, 0], constant, rank))
 
 
-def _solve_clustered(moments: NDArray[Any], rho: Array, constant: Array, rank: int) -> NDArray[Any]:
+def _solve_clustered(
+    moments: NDArray[Any], rho: Array, low: NDArray[np.bool_], constant: Array, rank: int
+) -> NDArray[Any]:
     """Fit of the one run in a block, with given coefficients (q, V)."""
-    return _boxed(fit_run(moments[0, 0], constant, rank, lambda _: rho))[None]
+    return _boxed(replace(fit_run(moments[0, 0], constant, rank, lambda _: rho), below_one=low[0]))[None]
 
 
 def _cluster(rho: Array, noise: NoiseModel, order: NDArray[np.int64] | None) -> Array:

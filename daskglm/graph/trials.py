@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from daskglm.graph.compute import shared, task
 from daskglm.graph.runs import NoiseModel
 from daskglm.kernels.basis import with_constant
-from daskglm.kernels.lagged import select
+from daskglm.kernels.lagged import LaggedMoments, select
 from daskglm.kernels.moments import Array
 from daskglm.kernels.noise import quantise
-from daskglm.kernels.scaling import Scaling, run_mean, scale_run
+from daskglm.kernels.scaling import Scaling, below_one, run_mean, scale_run
 from daskglm.kernels.trials import TrialModel, trial_betas
 
 
@@ -27,7 +27,7 @@ def trial_maps(
     noise: NoiseModel,
     scaling: Scaling,
     chunks: tuple[int, ...],
-) -> da.Array:
+) -> tuple[da.Array, da.Array]:
     """Betas of single trials, lazily.
 
     Parameters
@@ -47,24 +47,23 @@ def trial_maps(
 
     Returns
     -------
-    (T, V) dask array of float64
+    betas : (T, V) dask array of float64
+    below_one : (V,) dask array of bool
+        Whether values became percent of a mean below one.
     """
     constant = with_constant(regressors)[1]
     stretches = moments.to_delayed()[:, 0].tolist()
     mean = task("mean-of-run", _mean, stretches, constant) if scaling.percent_of == "run" else np.nan
     once = shared("trial-models", list(models))
     n_trials = sum(model.trials.size for model in models)
-    return da.concatenate(
-        [
-            da.from_delayed(
-                task("trial-betas", _betas, stretches, slice(start, stop), constant, once, noise, scaling, mean),
-                (n_trials, stop - start),
-                np.float64,
-            )
-            for start, stop in pairwise(np.cumsum([0, *chunks]).tolist())
-        ],
-        axis=1,
-    )
+    betas, low = [], []
+    for start, stop in pairwise(np.cumsum([0, *chunks]).tolist()):
+        piece = task("cut-moments", _piece, stretches, slice(start, stop))
+        found = task("trial-betas", _betas, piece, constant, once, noise, scaling, mean)
+        betas.append(da.from_delayed(found, (n_trials, stop - start), np.float64))
+        below = task("below-one", below_one, piece, constant, scaling, mean)
+        low.append(da.from_delayed(below, (stop - start,), bool))
+    return da.concatenate(betas, axis=1), da.concatenate(low)
 
 
 def _mean(stretches: list[NDArray[Any]], constant: Array) -> float:
@@ -72,9 +71,13 @@ def _mean(stretches: list[NDArray[Any]], constant: Array) -> float:
     return run_mean([item[0, 0] for item in stretches], constant)
 
 
+def _piece(stretches: list[NDArray[Any]], voxels: slice) -> LaggedMoments:
+    """Moments of some voxels, over all stretches."""
+    return reduce(add, (select(item[0, 0], voxels) for item in stretches))
+
+
 def _betas(
-    stretches: list[NDArray[Any]],
-    voxels: slice,
+    moments: LaggedMoments,
     constant: Array,
     models: list[TrialModel],
     noise: NoiseModel,
@@ -82,6 +85,5 @@ def _betas(
     mean: float,
 ) -> Array:
     """Betas (T, m) of all trials at some voxels."""
-    moments = reduce(add, (select(item[0, 0], voxels) for item in stretches))
     adjust = None if noise.order != 1 or noise.bins is None else partial(quantise, bins=noise.bins)
     return trial_betas(scale_run(moments, constant, scaling, mean), constant, models, adjust)

@@ -15,7 +15,7 @@ from daskglm.kernels.noise import WhitenedFit
 _FIELDS = ("gram", "cross", "power", "count", "reference", "incomplete", "gram_incomplete")
 _RUN_FIELDS = (
     "theta", "reference", "residual_variance", "degrees_of_freedom", "count", "coefficients", "labels", "gram", "pairs",
-    "r_square",
+    "r_square", "below_one",
 )  # fmt: skip
 T = TypeVar("T")
 

@@ -44,6 +44,8 @@ class WhitenedFit:
         The pairs (i, j).
     r_square : (V,) float64
         Variance of the fitted values over that of the run, both unwhitened.
+    below_one : (V,) bool
+        Whether values became percent of a mean that is below one, and counts as one.
     """
 
     theta: Array
@@ -57,6 +59,7 @@ class WhitenedFit:
     gram: Array
     pairs: tuple[tuple[int, int], ...]
     r_square: Array
+    below_one: NDArray[np.bool_]
 
     def covariances(self, weights: Array) -> Iterator[tuple[NDArray[np.int64], Array]]:
         """C (X'W'WX)^-1 C' of each voxel.
@@ -326,6 +329,7 @@ def solve_whitened(moments: LaggedMoments, rho: Array, constant: Array | None) -
         gram=lags.gram,
         pairs=lags.pairs,
         r_square=np.full(n_voxels, np.nan),
+        below_one=np.zeros(n_voxels, dtype=bool),
     )
 
 

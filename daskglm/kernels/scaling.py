@@ -79,6 +79,26 @@ def scale_run(moments: LaggedMoments, constant: Array, scaling: Scaling, grand_m
     return scale(moments, 100.0 / np.maximum(mean, 1.0), np.full_like(mean, -100.0))
 
 
+def below_one(
+    moments: LaggedMoments, constant: Array, scaling: Scaling, grand_mean: float = np.nan
+) -> NDArray[np.bool_]:
+    """Find voxels whose values become percent of a mean that is below one, and so are no percent.
+
+    Parameters
+    ----------
+    moments, constant, scaling, grand_mean
+        As for :func:`scale_run`.
+
+    Returns
+    -------
+    (V,) bool
+    """
+    n_voxels = moments.reference.size
+    if scaling.percent_of is None:
+        return np.zeros(n_voxels, dtype=bool)
+    return np.full(n_voxels, grand_mean < 1.0) if scaling.percent_of == "run" else _means(moments, constant) < 1.0
+
+
 def _means(moments: LaggedMoments, constant: Array) -> Array:
     """Mean of each voxel."""
     means: Array = moments.reference + (constant @ moments.cross[0]) / moments.lags.n_samples

@@ -25,6 +25,7 @@ from daskglm.kernels.scaling import Scaling
 from daskglm.kernels.trials import TrialModel, all_trials, separate_trials, span, undetermined_trials
 from daskglm.models.options import Options, checked
 from daskglm.models.parameters import parse_noise_model, parse_scaling
+from daskglm.models.run_fits import warn_of_means
 from daskglm.models.runs import run_designs, run_preparation, run_shape, run_sources
 from daskglm.schema.datasets import images_dataset
 from daskglm.schema.names import bids_label
@@ -59,6 +60,7 @@ def beta_series(
     slice_time_ref: float = 0.0,
     min_onset: float = -24,
     oversampling: int = 50,
+    impulse: str = "sample",
     n_jobs: int | None = -1,
     dtype: str = "float32",
 ) -> xr.Dataset:
@@ -95,7 +97,7 @@ def beta_series(
         Percent of the mean of each voxel (0), of each volume (1), of the run ((0, 1)), or no scaling.
     hrf_model : str, callable or None
         Response with one column a condition: "glover", "spm", a kernel, or None.
-    drift_model, high_pass, drift_order, slice_time_ref, min_onset, oversampling
+    drift_model, high_pass, drift_order, slice_time_ref, min_onset, oversampling, impulse
         As for :class:`~daskglm.models.first_level.FirstLevelModel`.
     n_jobs : int
         Threads in this process when no ``distributed.Client`` is active; -1: all cores.
@@ -135,16 +137,19 @@ def beta_series(
     parameters = {
         "hrf_model": _one_column(hrf_model), "drift_model": drift_model, "high_pass": high_pass,
         "drift_order": drift_order, "min_onset": min_onset, "oversampling": oversampling,
+        "impulse": impulse,
     }  # fmt: skip
     shape = run_shape(source)[0]
     design = _trial_design(shape, events, conditions, confounds, sample_mask, t_r, slice_time_ref, parameters)
     _check_width(design, method)
     options = checked(Options(mask_img=mask_img, smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs))
     run = RunImages(source, run_preparation([source], options), design.volumes, by_volume)
-    maps = _lazy_maps(run, design, method, noise, scaling, n_workers(n_jobs))
-    data = compute(maps.astype(dtype), n_jobs=n_jobs)[0]
+    maps, low = _lazy_maps(run, design, method, noise, scaling, n_workers(n_jobs))
+    data, below = compute(maps.astype(dtype), low, n_jobs=n_jobs)
     if np.isnan(data).all():
         raise ImageError("no voxel of the run varies and is finite throughout; check the image and the mask")
+    fitted = np.isfinite(data).any(axis=0)
+    warn_of_means(int((below & fitted).sum()), int(fitted.sum()), "the run", stacklevel=3)
     found = images_dataset(data, design.names, run.how.space)
     types = np.array([str(name) for name in design.trials["trial_type"]], dtype=object)
     return found.assign_coords(trial_type=("sample", types), onset=("sample", design.trials["onset"].to_numpy(float)))
@@ -262,7 +267,7 @@ def _chosen(events: pd.DataFrame, conditions: Any) -> NDArray[np.bool_]:
 def _regressors(trials: pd.DataFrame, times: Array, parameters: dict[str, Any]) -> Array:
     """Regressors (n, T) of events, one each."""
     values = trials[["onset", "duration", "modulation"]].to_numpy(dtype=np.float64)
-    layout = {name: parameters[name] for name in ("hrf_model", "oversampling", "min_onset")}
+    layout = {name: parameters[name] for name in ("hrf_model", "oversampling", "min_onset", "impulse")}
     columns = [convolve(row[:1], row[1:2], row[2:], frame_times=times, **layout) for row in values]
     return np.concatenate(columns, axis=1)
 
@@ -311,7 +316,7 @@ def _check_width(design: _TrialDesign, method: str) -> None:
 def _lazy_maps(
     run: RunImages, design: _TrialDesign, method: str, noise: NoiseModel, scaling: Scaling, threads: int
 ) -> Any:
-    """Betas (T, V) of all trials, lazily."""
+    """Betas (T, V) of all trials, and voxels (V,) whose mean is below one, lazily."""
     regressors, coordinates = span(design.matrix)
     models = _models(coordinates, design, method)
     n_volumes, rank = regressors.shape

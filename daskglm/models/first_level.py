@@ -36,7 +36,7 @@ from daskglm.schema.headers import describe
 
 DESIGN_PARAMETERS = (
     "hrf_model", "drift_model", "high_pass", "drift_order", "fir_delays", "min_onset", "oversampling", "modulators",
-    "duration_modulation", "drop_early_events",
+    "duration_modulation", "drop_early_events", "impulse",
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ class FirstLevelModel(VoxelwiseModel):
         Accepted as nilearn does.
     oversampling : int
         Samples a repetition time at which events are laid out.
-    modulators, duration_modulation, drop_early_events
+    modulators, duration_modulation, drop_early_events, impulse
         As in :func:`~daskglm.design.first_level.make_first_level_design_matrix`.
     contiguous : bool
         True: volumes that `sample_masks` keeps count as consecutive for the autoregression, as in nilearn.
@@ -149,6 +149,7 @@ class FirstLevelModel(VoxelwiseModel):
         drop_early_events: bool = False,
         contiguous: bool = False,
         sample_masks: Any = None,
+        impulse: str = "sample",
     ) -> None:
         self.t_r = t_r
         self.slice_time_ref = slice_time_ref
@@ -179,6 +180,7 @@ class FirstLevelModel(VoxelwiseModel):
         self.drop_early_events = drop_early_events
         self.contiguous = contiguous
         self.sample_masks = sample_masks
+        self.impulse = impulse
 
     def fit(
         self,
@@ -398,7 +400,7 @@ class FirstLevelModel(VoxelwiseModel):
             def make(solution: da.Array = solution) -> list[Any]:
                 return list(compute(solution, n_jobs=self.n_jobs, progress=progress)[0])
 
-            items = kept(folder, "run", key, make, save_runs, load_runs)
+            items = kept(folder, "fit", key, make, save_runs, load_runs)
             objects = np.empty(len(items), dtype=object)
             objects[:] = items
             found.append(objects)

@@ -94,11 +94,36 @@ def label_run(found: NDArray[Any], run: RunImages, design: RunDesign, name: str)
     """
     if all(not np.isfinite(part.residual_variance).any() for part in found) and found[0].degrees_of_freedom.any():
         raise ImageError(f"no voxel of {name} varies and is finite throughout; check the image and the mask")
+    fitted = sum(int(np.isfinite(part.residual_variance).sum()) for part in found)
+    below = sum(int((part.below_one & np.isfinite(part.residual_variance)).sum()) for part in found)
+    warn_of_means(below, fitted, name, stacklevel=6)
     space = run.how.space
     basis = orthonormal_basis(design_array(design.design))
     lazy = da.from_array(found, chunks=1, name=False)
     fit = label_fit(lazy, _chunks(space.voxels.size), basis, design.design, space.voxels, space.attributes())
     return fit.assign(solution=("block", found))
+
+
+def warn_of_means(below: int, n_voxels: int, run: str, stacklevel: int) -> None:
+    """Warn where values became percent of means that are below one.
+
+    Parameters
+    ----------
+    below, n_voxels : int
+        Voxels of such a mean, and all that are fitted.
+    run : str
+        Which run.
+    stacklevel : int
+        As of :func:`warnings.warn`, from here.
+    """
+    if below:
+        warnings.warn(
+            f"signal_scaling makes values percent of their mean, but in {run} it is below 1 for {below:,} of "
+            f"{n_voxels:,} voxels and counts as 1, as in nilearn: there effects are no percent; give images that were "
+            "not demeaned, or signal_scaling=False (--signal-scaling none)",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _chunks(n_voxels: int) -> tuple[int, ...]:

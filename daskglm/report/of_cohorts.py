@@ -257,6 +257,8 @@ def _design_text(record: Mapping[str, Any]) -> str:
     response = f"convolved with the {given.get('hrf_model')} haemodynamic response"
     if given.get("fir_delays") is not None:
         response = f"modelled by a finite impulse response, at delays of {listing(given['fir_delays'], 40)} volumes"
+    if given.get("impulse", "sample") == "unit":
+        response += ", those without duration as impulses of area one"
     if given.get("modulators", "raw") != "raw":
         response += f", their modulations as {given['modulators']} regressors of their own"
     if given.get("duration_modulation"):

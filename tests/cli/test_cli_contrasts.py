@@ -130,7 +130,7 @@ def runs(tmp_path_factory):
         nib.save(nib.Nifti1Image(data, AFFINE), f"{stem}preproc_bold.nii.gz")
         nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), f"{stem}brain_mask.nii.gz")
         with open(f"{stem}preproc_bold.json", "w") as file:
-            json.dump({"RepetitionTime": 2.0}, file)
+            json.dump({"RepetitionTime": 2.0, "StartTime": 0.0}, file)
     return root
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import warnings
 
 import nibabel as nib
@@ -41,7 +42,9 @@ def dataset(tmp_path_factory):
         stem = derived / f"{name}_space-T1w_desc-"
         nib.save(nib.Nifti1Image(data, AFFINE), f"{stem}preproc_bold.nii.gz")
         nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), f"{stem}brain_mask.nii.gz")
-        (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(json.dumps({"RepetitionTime": T_R}))
+        (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(
+            json.dumps({"RepetitionTime": T_R, "StartTime": 0.0})
+        )
     return root
 
 
@@ -101,6 +104,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*says otherwise")
 @pytest.mark.parametrize("case", CASES)
 def test_options_are_nilearns_parameters(dataset, tmp_path, case):
     given, in_file, design = CASES[case]
@@ -125,6 +129,21 @@ def test_scaling_by_volume_and_standardized(dataset, tmp_path):
     expected = nilearn_effect(z, events_of(dataset), "a - b").get_fdata()
     found, _ = first_level(dataset, tmp_path / "two", "--signal-scaling", "none", "--standardize")
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*null duration")
+def test_unit_impulses(dataset, tmp_path):
+    copy = shutil.copytree(dataset, tmp_path / "bids")
+    for path in copy.glob("sub-01/func/*_events.tsv"):
+        pd.read_csv(path, sep="\t").assign(duration=0.0).to_csv(path, sep="\t", index=False)
+    expected = nilearn_effect(bold_of(copy), events_of(copy), "a - b", scaling=0).get_fdata()
+    found, _ = first_level(copy, tmp_path / "sample")
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    # An area of one in place of t_r / oversampling.
+    found, _ = first_level(copy, tmp_path / "unit", "--impulse", "unit")
+    np.testing.assert_allclose(found, expected * T_R / 50, rtol=1e-6, atol=1e-12)
+    by_file, _ = first_level(copy, tmp_path / "file", yaml_of={"impulse": "unit"})
+    np.testing.assert_array_equal(by_file, found)
 
 
 def test_modulators(dataset, tmp_path):

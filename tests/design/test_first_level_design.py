@@ -314,3 +314,23 @@ def test_check_design_matrix():
         check_design_matrix(pd.DataFrame({"a": [1.0], "b": ["x"]}))
     with pytest.raises(DesignError, match="this is ndarray"):
         check_design_matrix(np.eye(3))
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_mixed_durations_are_told_and_unit_impulses_weigh_as_a_second(within):
+    names = ["a", "a"] if within else ["a", "b"]
+    events = pd.DataFrame({"trial_type": names, "onset": [10.0, 90.0], "duration": [0.0, 1.0]})
+    told = r"without duration \(a\) are mixed .*t_r / oversampling = 0\.04 s.* depend on t_r and .* 1/25 of .*'unit'"
+    with pytest.warns(UserWarning, match="null duration"), pytest.warns(UserWarning, match=told):
+        sample = make_first_level_design_matrix(TIMES, events, drift_model=None)
+    with pytest.warns(UserWarning, match="null duration") as met:
+        unit = make_first_level_design_matrix(TIMES, events, drift_model=None, impulse="unit")
+    assert len(met) == 1
+    early, late = TIMES < 60, TIMES > 60
+    last = names[-1]
+    assert sample["a"][early].max() < sample[last][late].max() / 20
+    assert unit["a"][early].max() == pytest.approx(unit[last][late].max(), rel=0.1)
+    alike = events.assign(duration=0.0)
+    with pytest.warns(UserWarning, match="null duration") as met:
+        make_first_level_design_matrix(TIMES, alike)
+    assert len(met) == 1

@@ -190,3 +190,27 @@ def test_scans_outside_of_the_grid():
 def test_bad_min_onset(min_onset):
     with pytest.raises(ParameterError, match="min_onset is zero or a negative"):
         compute_regressor(([1.0], [1.0], [1.0]), "glover", np.arange(20.0), min_onset=min_onset)
+
+
+@pytest.mark.parametrize("model", ["glover", "spm", "spm + derivative", "fir"])
+@pytest.mark.parametrize(("t_r", "oversampling"), [(2.0, 50), (0.9, 50), (2.0, 16), (0.5, 100)])
+def test_a_unit_impulse_has_the_area_of_a_second(model, t_r, oversampling):
+    """The kernels sum to one, so that a response integrates to the area of its event: 1, not t_r / oversampling."""
+    times = np.arange(round(60 / t_r)) * t_r
+    onset, none, one = np.array([6.0]), np.array([0.0]), np.array([1.0])
+    found, _ = compute_regressor((onset, none, one), model, times, "go", oversampling, impulse="unit")
+    nilearn, _ = oracle((onset, none, one), model, times, "go", oversampling, [0])
+    np.testing.assert_allclose(found, nilearn * oversampling / t_r, rtol=1e-3, atol=1e-12)
+    if model != "fir":
+        assert found[:, 0].sum() * t_r == pytest.approx(1.0, rel=0.02)
+        second, _ = compute_regressor((onset - 0.5, one, one), model, times, "go", oversampling)
+        assert found[:, 0].max() == pytest.approx(second[:, 0].max(), rel=0.05)
+
+
+def test_events_that_last_are_the_same_whatever_the_impulse():
+    times = np.arange(60) * 2.0
+    lasting = (np.array([5.0, 40.0]), np.array([0.001, 3.0]), np.array([1.0, 2.0]))
+    unit, sample = (compute_regressor(lasting, "glover", times, impulse=kind)[0] for kind in ("unit", "sample"))
+    assert np.array_equal(unit, sample)
+    with pytest.raises(ParameterError, match="impulse is one of sample, unit, but it is 'area'"):
+        compute_regressor(lasting, "glover", times, impulse="area")

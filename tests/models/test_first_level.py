@@ -219,8 +219,28 @@ def test_scalings_that_nilearn_has_not(single, how, order):
 def test_a_mean_under_one_counts_as_one(single, level, signal_scaling):
     images = nib.Nifti1Image(single.data[0] - 100 + level, AFFINE)
     single.paths = images
-    mine, other = models(single, signal_scaling=signal_scaling)
+    with pytest.warns(UserWarning, match=r"in run 1 it is below 1 for \d+ of 60 voxels .* no percent"):
+        mine, other = models(single, signal_scaling=signal_scaling)
     assert_same(mine, other, [("a - b", None)], single.mask)
+
+
+@pytest.mark.parametrize("noise", ["ols", "ar1", "ar2"])
+def test_percent_of_demeaned_data_is_told_with_the_number_of_voxels(single, noise):
+    data = single.data[0].copy()
+    inside = np.argwhere(single.mask)[:7]
+    for x, y, z in inside:
+        data[x, y, z] -= data[x, y, z].mean()
+    run = nib.Nifti1Image(data, AFFINE)
+    how = {"t_r": TR, "mask_img": single.mask_img, "noise_model": noise}
+    with pytest.warns(UserWarning, match=r"below 1 for 7 of 60 voxels"):
+        FirstLevelModel(**how).fit(run, single.events, bins=None if noise == "ols" else 5)
+    FirstLevelModel(**how, signal_scaling=False).fit(run, single.events)
+    FirstLevelModel(**how).fit(single.paths, single.events)
+    with pytest.warns(UserWarning, match=r"the run it is below 1 for 7 of 60 voxels"):
+        daskglm.beta_series(run, single.events[0], TR, mask_img=single.mask_img)
+    far = nib.Nifti1Image(single.data[0] - 100, AFFINE)
+    with pytest.warns(UserWarning, match=r"mean of their volume, .* below 1 in volumes"):
+        FirstLevelModel(**how, signal_scaling=1).fit(far, single.events)
 
 
 @pytest.mark.parametrize("smoothing_fwhm", [5.0, [4.0, 6, 8]])
