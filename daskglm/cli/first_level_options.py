@@ -1,5 +1,6 @@
 """Options of the first level: how regressors, scaling and noise are made, and what these texts stand for in Python."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ def design_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="An event of duration 0: one sample of --oversampling, or an impulse of area 1."),
         click.option("--bad-events", type=click.Choice(["stop", "drop"]), default="stop",
                      help="Stop at, or leave out, events with n/a as onset, duration, trial_type or modulation."),
+        click.option("--transform", multiple=True, metavar="JSON",
+                     help="An instruction of BIDS Stats Models for the events, as in "
+                     '{"Name": "Select", "Input": ["trial_type.face"]}.'),
         click.option("--drop-early-events", is_flag=True, help="Leave out events before --min-onset."),
         click.option("--min-onset", type=float, default=-24, help="Seconds before the first volume that count."),
         click.option("--oversampling", type=click.IntRange(1), default=50, help="Samples a volume, for convolution."),
@@ -57,6 +61,7 @@ def first_level_arguments(
     fir_delays: tuple[str, ...],
     signal_scaling: str,
     bins: str,
+    transform: tuple[str, ...],
     **options: Any,
 ) -> dict[str, Any]:
     """Arguments of the analysis in Python, from options of the command line."""
@@ -72,6 +77,7 @@ def first_level_arguments(
         "fir_delays": _delays(fir_delays),
         "signal_scaling": _SCALINGS[signal_scaling],
         "bins": _bins(bins),
+        "transform": [_instruction(text) for text in transform],
     }
 
 
@@ -90,3 +96,13 @@ def _bins(text: str) -> int | str | None:
     if text not in ("auto", "none") and not text.isdecimal():
         raise ParameterError(f"--bins is a whole number of 1 or more, none or auto, but it is {text!r}")
     return None if text == "none" else int(text) if text.isdecimal() else text
+
+
+def _instruction(text: str) -> Any:
+    """An instruction of its JSON."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ParameterError(
+            f'--transform is JSON, as in \'{{"Name": "Demean", "Input": ["rt"]}}\', but {text!r} is none: {error}'
+        ) from error

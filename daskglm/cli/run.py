@@ -16,7 +16,8 @@ from daskglm.cli.options import example, run_options
 from daskglm.cli.reports import report_option
 from daskglm.cli.runs import run_command
 from daskglm.errors import OutputError, ParameterError
-from daskglm.models.stats_model import GroupNode, StatsModel, is_stats_model, read_stats_model
+from daskglm.models.stats_groups import GroupNode
+from daskglm.models.stats_model import StatsModel, is_stats_model, read_stats_model
 
 
 @click.command(

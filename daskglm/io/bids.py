@@ -87,7 +87,7 @@ def find_runs(
     dataset : path
         The raw dataset: events and, where the derivatives have none, repetition times.
     task : str or None
-        Label of the task; None where the dataset has one only.
+        Label of the task; None where the dataset has one only, or `filters` name the tasks.
     space : str or None
         Label of the space; None where the task's files have one only, or none at all.
     subjects, exclude_subjects : str, sequence of str or None
@@ -131,7 +131,10 @@ def find_runs(
         wanted.append(("ses", set(labels)))
     if space is not None:
         wanted.append(("space", {space.removeprefix("space-")}))
-    name = _only_task([f for f in files if passes(f.entities, wanted)]) if task is None else task.removeprefix("task-")
+    several = any(entity == "task" for entity, _ in wanted)  # filters name them
+    name = "" if task is None else task.removeprefix("task-")
+    if task is None and not several:
+        name = _only_task([f for f in files if passes(f.entities, wanted)])
     wanted = [("task", {name}), *wanted] if name else wanted
     kept = [file for file in files if passes(file.entities, wanted)]
     if not any(entity == "desc" for entity, _ in wanted) and _preproc(kept):
@@ -141,7 +144,7 @@ def find_runs(
         misnamed, who = list(tree.misnamed), set(missing or chosen)
         elsewhere = _elsewhere(tree, place, pipelines, lambda file: passes(file.entities, [("sub", who), *wanted]))
         raise _nothing_found(files, wanted, pipelines, missing, misnamed, elsewhere)
-    _check_space(kept, name)
+    _check_space(kept, listing(values_of(kept, "task")))
     _check_one_each(kept)
     # A task that was not asked for is no reason to be silent about one that cannot be read from a name.
     _warn_of_misnamed(tree.misnamed, wanted if task is not None else [w for w in wanted if w[0] != "task"])

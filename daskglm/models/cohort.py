@@ -23,7 +23,7 @@ from daskglm.io.nifti import read_values
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.receipts import read_receipt, remove_unit
 from daskglm.models.cohort_checks import check_confounds, check_extras, check_response
-from daskglm.models.cohort_events import check_bad_events
+from daskglm.models.cohort_events import check_bad_events, check_transform
 from daskglm.models.cohort_output import (
     FAILURES,
     Choice,
@@ -140,6 +140,7 @@ def first_level_analysis(
     slice_time_ref: float | None = None,
     precision_weighted: bool = False,
     bad_events: str = "stop",
+    transform: Sequence[Mapping[str, Any]] = (),
     n_jobs: int | None = None,
     progress: bool = False,
     **design: Any,
@@ -179,6 +180,9 @@ def first_level_analysis(
     bad_events : {"stop", "drop"}
         What becomes of events that lack their onset, duration, trial_type or modulation: a run that has such fails, or
         they are left out, with a note.
+    transform : sequence of mapping
+        Instructions of BIDS Stats Models (``pybids-transforms-v1``) for the events, as in ``[{"Name": "Scale", "Input":
+        ["rt"]}, {"Name": "Select", "Input": ["trial_type.go", "rt"]}]``: each variable that they leave is a condition.
     n_jobs : int, optional
         Threads, where no cluster is active.
     progress : bool
@@ -236,6 +240,7 @@ def first_level_analysis(
         slice_time_ref=slice_time_ref,
         version=software()["daskglm"],
         bad_events=check_bad_events(bad_events),
+        transform=check_transform(transform),
         selection=choice.hash(),
     )
     plan.hash()  # what cannot be compared is refused first

@@ -78,7 +78,7 @@ class Choice:
         return cls(
             dataset=os.path.realpath(dataset),
             derivatives=os.path.realpath(os.path.join(dataset, derivatives)),
-            task=runs[0].entities.get("task", ""),
+            task=", ".join(sorted({run.entities.get("task", "") for run in runs})),
             space=runs[0].entities.get("space", ""),
             filters=sorted((entity, _texts(value)) for entity, value in filters or ()),
             subjects=None if everyone else sorted({run.subject for run in runs}),
@@ -293,6 +293,7 @@ def describe(plan: Plan, choice: Choice, record: Mapping[str, Any]) -> None:
         "t_r": plan.t_r,
         "slice_time_ref": plan.slice_time_ref,
         "bad_events": plan.bad_events,
+        "transform": list(plan.transform),
     }
     for name, document in (("dataset_description.json", description), ("first_level.json", provenance)):
         write_text(os.path.join(plan.output, name), json.dumps(document, indent=2, default=str))

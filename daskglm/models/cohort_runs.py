@@ -170,7 +170,7 @@ def fit_run_files(run: Run, plan: Plan) -> Receipt:
         # Removed before the work: a run that fails now leaves nothing of another time.
         remove_unit(path)
         design, fit = _fit(run, plan)
-        receipt.warnings += events_of_run(run, plan.bad_events)[1]
+        receipt.warnings += events_of_run(run, plan.bad_events, plan.transform)[1]
         images = _run_images(run.name, fit, plan, receipt)
         table = {f"{run.name}_design.tsv": design.design}
         receipt.files = [*images, *table]
@@ -243,7 +243,7 @@ def design_of_run(run: Run, plan: Plan) -> RunDesign:
         Where the tables are missing or do not fit the image.
     """
     _check_fault(run)
-    events, _ = events_of_run(run, plan.bad_events)
+    events, _ = events_of_run(run, plan.bad_events, plan.transform)
     shape = read_header(run.bold).shape
     table, kept = None, None
     if plan.strategies:

@@ -38,6 +38,8 @@ class Plan:
         Of the software.
     bad_events : {"stop", "drop"}
         What becomes of events that lack something.
+    transform : tuple of mapping
+        Instructions for events, of :func:`~daskglm.design.transformations.transform_events`.
     selection, analysis : str
         Tell which files were chosen, and what is done with them, from other choices and analyses.
     """
@@ -57,6 +59,7 @@ class Plan:
     slice_time_ref: float | None
     version: str
     bad_events: str = "stop"
+    transform: tuple[Mapping[str, Any], ...] = ()
     selection: str = ""
     analysis: str = ""
 

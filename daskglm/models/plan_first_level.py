@@ -22,7 +22,7 @@ from daskglm.io.store import SAMPLES_PER_CHUNK
 from daskglm.kernels.basis import orthonormal_basis, with_constant
 from daskglm.kernels.lagged import Lags, plan_lags, sum_lagged
 from daskglm.models.cohort_checks import check_confounds, check_extras, check_response
-from daskglm.models.cohort_events import check_bad_events
+from daskglm.models.cohort_events import check_bad_events, check_transform
 from daskglm.models.cohort_runs import design_of_run, with_contrasts
 from daskglm.models.cohort_units import Plan as Treatment
 from daskglm.models.contrasts import Contrasts, check_any
@@ -80,6 +80,7 @@ def plan_first_level(
     slice_time_ref: float | None = None,
     precision_weighted: bool = False,
     bad_events: str = "stop",
+    transform: Sequence[Mapping[str, Any]] = (),
     n_jobs: int | None = None,
     calibrate: bool = False,
     **design: Any,
@@ -92,7 +93,9 @@ def plan_first_level(
         As for the analysis.
     confounds, smoothing_fwhm
         As for the analysis.
-    noise_model, bins, signal_scaling, standardize, t_r, slice_time_ref, precision_weighted, bad_events, n_jobs
+    noise_model, bins, signal_scaling, standardize, t_r, slice_time_ref, precision_weighted, bad_events, transform
+        As for the analysis.
+    n_jobs
         As for the analysis.
     calibrate : bool
         Read and sum a few volumes for an estimate of the time.
@@ -130,6 +133,7 @@ def plan_first_level(
         strategies=parse_strategies(confounds), design=design, noise=parse_noise_model(noise_model, bins, 0),
         scaling=scaling, by_volume=by_volume, smoothing_fwhm=smoothing_fwhm, precision_weighted=precision_weighted,
         t_r=t_r, slice_time_ref=slice_time_ref, version="", bad_events=check_bad_events(bad_events),
+        transform=check_transform(transform),
     )  # fmt: skip
     check_extras(runs, treatment)
     lacking = check_confounds(runs, treatment.strategies)

@@ -50,6 +50,32 @@ def as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
+def instructions_of(node: Mapping[str, Any], where: str) -> list[Any]:
+    """The instructions of a node's transformations.
+
+    Parameters
+    ----------
+    node : mapping
+        With Transformations, or without.
+    where : str
+        What it is, for messages.
+
+    Returns
+    -------
+    list
+
+    Raises
+    ------
+    ParameterError
+        Where they are of no form that is known.
+    """
+    given = node.get("Transformations") or []
+    if isinstance(given, Mapping):
+        refuse(f"Transformations of {where}", given, ("Transformer", "Instructions", "Description"), ("Instructions",))
+        given = given["Instructions"]
+    return as_list(given)
+
+
 def node_contrasts(
     node: Mapping[str, Any], term: Callable[[str], str], everything: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -81,6 +107,7 @@ def node_contrasts(
         refuse(f"a contrast of {where}", item, keys, ("Name", "ConditionList", "Weights", "Test"))
         names, weights, test = list(map(str, as_list(item["ConditionList"]))), as_list(item["Weights"]), item["Test"]
         rows = weights if weights and isinstance(weights[0], list | tuple) else [weights]
+        test = "t" if test == "pass" else test  # the statistic is made all the same
         if test not in list(found) or (test == "t" and len(rows) > 1):
             raise ParameterError(f"contrast {item['Name']!r} of {where} is a t or an F test, but it is {test!r}")
         if any(len(row) != len(names) for row in rows):
@@ -88,10 +115,11 @@ def node_contrasts(
         found[test][_name(item["Name"])] = ", ".join(_expression(names, row, term) for row in rows)
     dummy = node.get("DummyContrasts")
     if dummy is not None:
-        refuse(f"DummyContrasts of {where}", dummy, ("Test", "Contrasts"), ("Test",))
-        if dummy["Test"] != "t":
+        refuse(f"DummyContrasts of {where}", dummy, ("Test", "Contrasts", "Conditions", "Description"), ("Test",))
+        if dummy["Test"] not in ("t", "pass"):
             raise ParameterError(f"DummyContrasts of {where} have Test 't', but it is {dummy['Test']!r}")
-        for text in [str(item) for item in as_list(dummy.get("Contrasts", everything))]:
+        named = dummy.get("Contrasts", dummy.get("Conditions", everything))
+        for text in [str(item) for item in as_list(named)]:
             found["t"].setdefault(_name(text), f"`{term(text)}`")
     return found["t"], found["F"]
 

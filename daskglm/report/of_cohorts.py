@@ -263,6 +263,8 @@ def _design_text(record: Mapping[str, Any]) -> str:
         response += f", their modulations as {given['modulators']} regressors of their own"
     if given.get("duration_modulation"):
         response += ", their durations as regressors of their own"
+    if record.get("transform"):
+        response += f", after the transformations {listing([item['Name'] for item in record['transform']], 20)}"
     if record.get("slice_time_ref") is not None:
         response += f", at {record['slice_time_ref']:g} of the repetition time"
     drift = {

@@ -34,7 +34,7 @@ def test_confounds_by_column_need_no_nilearn(dataset, expected, tmp_path, bare):
     for text in ("motion", "motion=basic,high_pass,global_signal"):
         status, said = run("first-level", dataset, tmp_path / text, *GIVEN, "--confounds", text)
         assert status == 0, said
-        assert "3 fitted" in said
+        assert "5 fitted" in said
 
 
 @pytest.mark.parametrize("command", [["first-level"], ["plan", "first-level"]])

@@ -15,15 +15,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:The following unexpected columns
 
 SHAPE, N, T_R = (3, 3, 3), 60, 2.0
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
+SUBJECTS = ("01", "02", "03", "04", "05")
 QUIET = ["--quiet", "--no-report"]
 MOTION = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Three subjects of one run: two volumes before the steady state, events of three types, one of them rare."""
+    """Five subjects of one run: two volumes before the steady state, events of three types, one of them rare."""
     root, rng = tmp_path_factory.mktemp("bids"), np.random.default_rng(5)
-    for sub in ("01", "02", "03"):
+    for sub in SUBJECTS:
         raw, derived = root / f"sub-{sub}/func", root / f"derivatives/prep/sub-{sub}/func"
         raw.mkdir(parents=True)
         derived.mkdir(parents=True)
@@ -53,7 +54,7 @@ def dataset(tmp_path_factory):
         if sub == "01":
             table["motion_outlier00"] = np.eye(N)[17]
         table.to_csv(derived / f"{name}_desc-confounds_timeseries.tsv", sep="\t", index=False, na_rep="n/a")
-    people = {"participant_id": ["sub-01", "sub-02", "sub-03"], "age": [30, 41, 25], "sex": ["F", "M", "F"]}
+    people = {"participant_id": [f"sub-{sub}" for sub in SUBJECTS], "age": [30, 41, 25, 38, 52], "sex": list("FMFMF")}
     pd.DataFrame(people).to_csv(root / "participants.tsv", sep="\t", index=False)
     return root
 
@@ -78,7 +79,8 @@ def model(x, contrasts, **changes):
             for name, weights in contrasts.items()
         ],
     }
-    return {"Name": "m", "BIDSModelVersion": "1.0.0", "Input": {"task": ["x"]}, "Nodes": [{**node, **changes}]}
+    only = {"task": ["x"], "subject": ["02"]}
+    return {"Name": "m", "BIDSModelVersion": "1.0.0", "Input": only, "Nodes": [{**node, **changes}]}
 
 
 def fitted(document, dataset, folder, *more):
@@ -147,13 +149,282 @@ def test_confounds_of_x_are_in_the_design(dataset, tmp_path, case):
 
 def test_a_pattern_that_some_runs_lack_is_told_and_one_that_all_lack_is_refused(dataset, tmp_path):
     contrast = {"a": {"trial_type.a": 1}}
-    status, text = fitted(model([*ALL, "motion_outlier*"], contrast), dataset, tmp_path / "some")
+    everyone = {**model([*ALL, "motion_outlier*"], contrast), "Input": {"task": "x"}}
+    status, text = fitted(everyone, dataset, tmp_path / "some")
     assert status == 0, text
     assert "no column 'motion_outlier*' is in the confounds of sub-02_task-x_space-T1w" in text
-    assert "2 of 3 runs" in text
+    assert "4 of 5 runs" in text
     design = pd.read_csv(next((tmp_path / "some").glob("out/sub-01/func/*_design.tsv")), sep="\t")
     assert "motion_outlier00" in design
     for name, near in (("motion_outliers*", ""), ("frame_displacement", "did you mean 'framewise_displacement'?")):
         status, text = fitted(model([*ALL, name], contrast), dataset, tmp_path / "none")
         assert (status, f"has a column '{name}'" in text, near in text) == (2, True, True), text
         assert not (tmp_path / "none" / "out").exists()
+
+
+def instructions(*steps):
+    return {"Transformer": "pybids-transforms-v1", "Instructions": list(steps)}
+
+
+def step(name, inputs, output=None, **more):
+    return {"Name": name, "Input": inputs, **({} if output is None else {"Output": output}), **more}
+
+
+def rows(dataset, *parts):
+    """Events of sub-02 for nilearn: name, which, amplitudes, and durations where they are others."""
+    table = pd.read_csv(dataset / "sub-02/func/sub-02_task-x_events.tsv", sep="\t")
+    found = []
+    for name, which, amplitude, *duration in parts:
+        part = table[which(table)].assign(trial_type=name)
+        part["modulation"] = amplitude(part) if callable(amplitude) else amplitude
+        found.append(part.assign(duration=duration[0](part)) if duration else part)
+    return pd.concat(found)[["onset", "duration", "trial_type", "modulation"]]
+
+
+def everything(table):
+    return table["rt"] > 0
+
+
+def typed(name):
+    return lambda table: table["trial_type"] == name
+
+
+def demeaned(table):
+    return table["rt"] - table["rt"].mean()
+
+
+SPM = {"Model": "spm"}
+FACTOR = step("Factor", ["trial_type"])
+# X, instructions or HRF, contrast: weights by name; events for nilearn, and its contrast.
+PUBLISHED = {
+    "events that are not modelled": (
+        ["trial_type.a", "trial_type.b"], [FACTOR, step("Convolve", ["trial_type.a", "trial_type.b"], **SPM)],
+        {"trial_type.a": 1, "trial_type.b": -1}, [("a", typed("a"), 1.0), ("b", typed("b"), 1.0)], "a - b", {},
+    ),
+    "HRF in the model, without a Factor": (
+        ["trial_type.a"], {"Variables": ["trial_type.a"], "Model": "spm"}, {"trial_type.a": 1},
+        [("a", typed("a"), 1.0)], "a", {},
+    ),
+    "names of a convolution": (
+        ["listening"], [step("Convolve", ["trial_type.a"], "listening", **SPM)], {"listening": 1},
+        [("a", typed("a"), 1.0)], "a", {},
+    ),
+    "parametric modulation": (
+        ["trials", "rt_dm"],
+        [step("Threshold", ["rt"], ["trials"], Binarize=True),
+         step("Scale", ["rt"], ["rt_dm"], Demean=True, Rescale=False),
+         step("Convolve", ["trials", "rt_dm"], **SPM)],
+        {"rt_dm": 1}, [("t", everything, 1.0), ("rt", everything, demeaned)], "rt", {},
+    ),
+    "z-scored": (
+        ["rt"], [step("Scale", ["rt"]), step("Convolve", ["rt"], **SPM)], {"rt": 1},
+        [("rt", everything, lambda part: demeaned(part) / part["rt"].std(ddof=1))], "rt", {},
+    ),
+    "product of a condition and a rating": (
+        ["a", "a_rt"],
+        [FACTOR, step("Product", ["trial_type.a", "rt"], ["a_rt"]), step("Rename", ["trial_type.a"], ["a"]),
+         step("Convolve", ["a", "a_rt"], **SPM)],
+        {"a_rt": 1}, [("a", typed("a"), 1.0), ("m", typed("a"), lambda part: part["rt"])], "m", {},
+    ),
+    "durations assigned": (
+        ["long"],
+        [FACTOR, step("Assign", ["rt"], ["long"], Target=["trial_type.b"], TargetAttr="duration"),
+         step("Convolve", ["long"], **SPM)],
+        {"long": 1}, [("b", typed("b"), 1.0, lambda part: part["rt"])], "b", {},
+    ),
+    "finite impulse responses": (
+        ["trial_type.a", "trial_type.b"],
+        {"Variables": ["trial_type.a", "trial_type.b"], "Model": "fir", "Parameters": {"fir_delays": [1, 2, 3]}},
+        {"trial_type.a_delay_2": 1, "trial_type.b_delay_2": -1},
+        [("a", typed("a"), 1.0), ("b", typed("b"), 1.0)], "a_delay_2 - b_delay_2",
+        {"hrf": "fir", "fir_delays": [1, 2, 3]},
+    ),
+    "derivatives": (
+        ALL, {"Variables": ALL, "Model": "spm + derivative"}, {"trial_type.a_derivative": 1},
+        [(name, typed(name), 1.0) for name in "abc"], "a_derivative", {"hrf": "spm + derivative"},
+    ),
+    "a contrast of confounds": (
+        [*ALL, "trans_?"], [FACTOR, step("Convolve", ["trial_type.*"], **SPM)], {"trans_x": 1, "trans_y": -1},
+        [(name, typed(name), 1.0) for name in "abc"], "trans_x - trans_y", {"confounds": MOTION[:3]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_models_as_they_are_published(dataset, tmp_path, case):
+    x, how, weights, parts, contrast, more = PUBLISHED[case]
+    changes = {"Transformations": instructions(*how)} if isinstance(how, list) else {"Transformations": None}
+    document = model(x, {"wanted": weights}, **changes)
+    if isinstance(how, dict):
+        document["Nodes"][0]["Model"]["HRF"] = how
+    status, text = fitted(document, dataset, tmp_path)
+    assert status == 0, text
+    given = {"confounds": [], "hrf": "spm", **more}
+    expected = nilearn_z(dataset, "02", rows(dataset, *parts), given.pop("confounds"), contrast, **given)
+    np.testing.assert_allclose(z_of(tmp_path, "02", "wanted"), expected, rtol=1e-6)
+    # What was run is said in the record, and again it is the same analysis.
+    record = json.loads((tmp_path / "out" / "first_level.json").read_text())
+    assert bool(record["transform"]) == (case not in ("derivatives", "a contrast of confounds"))
+    assert "0 fitted, 1 kept" in fitted(document, dataset, tmp_path)[1]
+
+
+GROUP = {"Level": "Dataset", "Name": "group", "GroupBy": ["contrast"]}
+
+
+def of_groups(*nodes):
+    """Runs, and the group from them: each subject has one."""
+    document = model(ALL, {"a_b": {"trial_type.a": 1, "trial_type.b": -1}})
+    return {**document, "Input": {"task": "x"}, "Nodes": [*document["Nodes"], *({**GROUP, **node} for node in nodes)]}
+
+
+def weighed(name, **weights):
+    return [{"Name": name, "ConditionList": list(weights), "Weights": list(weights.values()), "Test": "t"}]
+
+
+GROUPS = {
+    "two groups and a covariate": (
+        {"Transformations": instructions(step("Factor", ["sex"]), step("Demean", ["age"], "age_dm")),
+         "Model": {"X": ["sex.M", "sex.F", "age_dm"], "Type": "glm"},
+         "Contrasts": weighed("wanted", **{"sex.M": 1, "sex.F": -1})},
+        lambda people: [people["sex"] == "M", people["sex"] == "F", people["age"]], [1, -1, 0],
+    ),
+    "a level against the others": (
+        {"Transformations": instructions(step("Factor", "sex")), "Model": {"X": [1, "sex.M"]},
+         "Contrasts": weighed("wanted", **{"sex.M": 1})},
+        lambda people: [people["sex"] == people["sex"], people["sex"] == "M"], [0, 1],
+    ),
+    "a formula": (
+        {"Model": {"X": [1, "sex"], "Formula": "0 + C(sex)"},
+         "Contrasts": weighed("wanted", **{"C(sex)[T.M]": 1, "C(sex)[T.F]": -1})},
+        lambda people: [people["sex"] == "M", people["sex"] == "F"], [1, -1],
+    ),
+    "minus the mean": (
+        {"Model": {"X": [1]}, "Contrasts": [{"Name": "wanted", "ConditionList": [1], "Weights": [-1], "Test": "t"}]},
+        lambda people: [people["sex"] == people["sex"]], [-1],
+    ),
+    "scaled": (
+        {"Transformations": instructions(step("Scale", ["age"])), "Model": {"X": [1, "age"]},
+         "Contrasts": weighed("wanted", age=1)},
+        lambda people: [people["sex"] == people["sex"], people["age"]], [0, 1],
+    ),
+}  # fmt: skip
+
+
+def test_groups_of_subjects_with_one_run(dataset, tmp_path):
+    """T by hand, from the subjects' effects."""
+    nodes = [{"Name": f"g {index}", **GROUPS[case][0]} for index, case in enumerate(GROUPS)]
+    status, text = fitted(of_groups(*nodes), dataset, tmp_path)
+    assert status == 0, text
+    (store,) = (tmp_path / "out/group").glob("*.zarr")
+    from daskglm import open_images
+
+    y = open_images(str(store)).data.values.astype(float)
+    people = pd.read_csv(dataset / "participants.tsv", sep="\t")
+    for index, (_, columns, weights) in enumerate(GROUPS.values()):
+        x, c = np.column_stack(columns(people)).astype(float), np.array(weights, dtype=float)
+        beta, rss, *_ = np.linalg.lstsq(x, y, rcond=None)
+        t = c @ beta / np.sqrt(rss / (len(y) - x.shape[1]) * (c @ np.linalg.inv(x.T @ x) @ c))
+        (path,) = (tmp_path / f"out/node-g{index}").glob("contrast-*/contrast-wanted_stat-t_statmap.nii.gz")
+        np.testing.assert_allclose(nib.load(path).get_fdata().ravel(order="F"), t, rtol=1e-4)
+
+
+REFUSED = {
+    "split groups": ({"GroupBy": ["contrast", "sex"], "Model": {"X": [1]}}, "here by contrast, sex"),
+    "over contrasts": ({"Model": {"X": ["a_b"]}, "Contrasts": weighed("w", a_b=1)}, "X of node 'group' has 'a_b'"),
+    "a level": ({"Transformations": instructions(step("Factor", ["sex"])), "Model": {"X": ["sex.X", "sex.F"]}},
+                "sex has the levels F, M"),
+    "one level of two": ({"Transformations": instructions(step("Factor", ["sex"])), "Model": {"X": ["sex.F"]}},
+                         "of sex it has F of F, M"),
+    "a transformation": ({"Transformations": instructions(step("Threshold", ["age"])), "Model": {"X": ["age"]}},
+                         "transformation 'Threshold' of node 'group' has no counterpart"),
+    "a formula's column": ({"Model": {"X": ["agee"], "Formula": "~ agee"}}, "the design of node 'group'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_group_cannot_is_refused_by_name(dataset, tmp_path, case):
+    node, message = REFUSED[case]
+    status, text = fitted(of_groups({"DummyContrasts": {"Test": "t"}, **node}), dataset, tmp_path)
+    assert (status, message in text, len(text.splitlines())) == (2, True, 1), text
+
+
+@pytest.fixture(scope="module")
+def sessions(dataset, tmp_path_factory):
+    """Two subjects of two sessions of two runs, each run of another task as well."""
+    root = tmp_path_factory.mktemp("sessions")
+    rng = np.random.default_rng(11)
+    for sub in ("01", "02"):
+        for ses in ("1", "2"):
+            raw, derived = root / f"sub-{sub}/ses-{ses}/func", root / f"derivatives/prep/sub-{sub}/ses-{ses}/func"
+            raw.mkdir(parents=True)
+            derived.mkdir(parents=True)
+            for task, run_label in (("x", "1"), ("x", "2"), ("y", "1")):
+                name = f"sub-{sub}_ses-{ses}_task-{task}_run-{run_label}"
+                events_of(dataset, "01").to_csv(raw / f"{name}_events.tsv", sep="\t", index=False)
+                data = 500 + 5 * rng.standard_normal((*SHAPE, N))
+                stem = derived / f"{name}_space-T1w_desc-"
+                nib.save(nib.Nifti1Image(data, AFFINE), f"{stem}preproc_bold.nii.gz")
+                nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), f"{stem}brain_mask.nii.gz")
+                (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(json.dumps({"RepetitionTime": T_R}))
+    return root
+
+
+def combined(level, by):
+    return {"Level": level, "Name": level, "GroupBy": by, "Model": {"X": [1], "Type": "meta"},
+            "DummyContrasts": {"Test": "t"}}  # fmt: skip
+
+
+def test_sessions_and_several_tasks(sessions, tmp_path):
+    """Runs of each session, and sessions of each subject: means of means of as many runs, by hand."""
+    document = model(ALL, {"a_b": {"trial_type.a": 1, "trial_type.b": -1}})
+    document["Nodes"][0]["GroupBy"] = ["run", "session", "task", "subject"]
+    document["Input"] = {"task": ["x", "y"]}
+    nodes = [combined("Session", ["session", "subject", "contrast"]), combined("Subject", ["subject", "contrast"])]
+    status, text = fitted({**document, "Nodes": [*document["Nodes"], *nodes]}, sessions, tmp_path)
+    assert status == 0, text
+    assert "2 subjects, 12 runs" in text
+    runs = sorted((tmp_path / "out/sub-01").glob("ses-*/func/*_contrast-aB_stat-effect_statmap.nii.gz"))
+    assert len(runs) == 6
+    (whole,) = (tmp_path / "out/sub-01").glob("*_contrast-aB_stat-effect_statmap.nii.gz")
+    expected = np.mean([nib.load(path).get_fdata() for path in runs], axis=0)
+    np.testing.assert_allclose(nib.load(whole).get_fdata(), expected, rtol=1e-9)
+    assert json.loads((tmp_path / "out/first_level.json").read_text())["task"] == "x, y"
+
+
+LEVELS = {
+    "one design of several runs": ({"GroupBy": ["subject", "session"]}, [], "which makes one of sub-01_ses-1_task-x"),
+    "an unknown entity": ({"GroupBy": ["subject", "runn"]}, [], "'runn', which is no entity of runs"),
+    "several maps a subject": (
+        {}, [combined("Session", ["session", "subject", "contrast"])], "add a node of level Subject",
+    ),
+    "no node of subjects": ({}, [{**GROUP, "Model": {"X": [1]}, "DummyContrasts": {"Test": "t"}}], "several runs; add"),
+    "the wrong order": (
+        {}, [combined("Subject", ["subject", "contrast"]), combined("Session", ["session", "subject", "contrast"])],
+        "the levels here are run, subject, session",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEVELS)
+def test_levels_that_do_not_fit_the_dataset_are_refused(sessions, tmp_path, case):
+    changes, nodes, message = LEVELS[case]
+    by = {"GroupBy": ["run", "session", "subject"], **changes}
+    document = model(ALL, {"a_b": {"trial_type.a": 1, "trial_type.b": -1}}, **by)
+    status, text = fitted(
+        {**document, "Input": {"task": "x"}, "Nodes": [*document["Nodes"], *nodes]}, sessions, tmp_path
+    )
+    assert (status, message in text, len(text.splitlines())) == (2, True, 1), text
+
+
+def test_sessions_of_different_numbers_of_runs(sessions, tmp_path):
+    """Weighed by session they are another mean than all runs together."""
+    nodes = [combined("Session", ["session", "subject", "contrast"]), combined("Subject", ["subject", "contrast"])]
+    document = model(ALL, {"a": {"trial_type.a": 1}}, GroupBy=["run", "session", "subject"])
+    (bold,) = sessions.glob("derivatives/prep/sub-02/ses-2/func/*task-x_run-2*bold.nii.gz")
+    away = bold.rename(bold.parent / "away.nii.gz")
+    try:
+        document = {**document, "Input": {"task": "x"}, "Nodes": [*document["Nodes"], *nodes]}
+        status, text = fitted(document, sessions, tmp_path)
+    finally:
+        away.rename(bold)
+    assert (status, "sub-02 have sessions of different numbers of runs" in text) == (2, True), text
