@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     from daskglm.models.permutation_analysis import permutation_analysis as permutation_analysis
     from daskglm.models.permuted_ols import permuted_ols as permuted_ols
     from daskglm.models.second_level import SecondLevelModel as SecondLevelModel
+    from daskglm.report.bids_files import save_glm_to_bids as save_glm_to_bids
     from daskglm.report.of_folders import generate_report as generate_report
+    from daskglm.report.of_models import make_glm_report as make_glm_report
+    from daskglm.report.page import HTMLReport as HTMLReport
     from daskglm.schema.datasets import images_dataset as images_dataset
     from daskglm.schema.space import VolumeSpace as VolumeSpace
 
@@ -86,6 +89,9 @@ _HOMES = {
     "expression_to_contrast_vector": "models.array_glm",
     "mean_scaling": "models.array_glm",
     "run_glm": "models.array_glm",
+    "save_glm_to_bids": "report.bids_files",
+    "make_glm_report": "report.of_models",
+    "HTMLReport": "report.page",
     "glover_hrf": "design.hrf",
     "glover_time_derivative": "design.hrf",
     "glover_dispersion_derivative": "design.hrf",

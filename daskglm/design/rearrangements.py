@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskglm.errors import DesignError, ParameterError, listing, nearest
+from daskglm.errors import DesignError, ParameterError, ParameterTypeError, listing, nearest
 
 KINDS = ("permutation", "sign_flip", "both")
 
@@ -157,7 +157,8 @@ def plan_rearrangements(
     if kind not in KINDS:
         raise ParameterError(f"rearrangements are {listing(KINDS)}, but {kind!r} was asked for{nearest(kind, KINDS)}")
     if isinstance(n_perm, bool) or not isinstance(n_perm, Integral) or n_perm < 1:
-        raise ParameterError(f"n_perm is a whole number of 1 or more, but it is {n_perm!r}")
+        wrong = ParameterError if isinstance(n_perm, Integral) else ParameterTypeError
+        raise wrong(f"n_perm is a whole number of 1 or more, but it is {n_perm!r}")
     if within is not None and whole is not None:
         raise ParameterError("blocks are exchanged as wholes or rows within them; give within or whole, not both")
     labels = np.unique(design, axis=0, return_inverse=True)[1].reshape(-1)

@@ -102,9 +102,11 @@ def threshold_stats_img(
     ImageError, SpaceError
         Where map and mask cannot be used, or have different grids.
     """
-    _check_parameters(alpha, threshold, height_control, cluster_threshold, two_sided)
+    check_parameters(alpha, threshold, height_control, cluster_threshold, two_sided)
     tail = alpha / 2 if two_sided else alpha
     if height_control is None:
+        if threshold is None:
+            warn_of_default_threshold()
         level = _DEFAULT_THRESHOLD if threshold is None else float(threshold)
     elif threshold is not None:
         message = f"threshold={threshold} is not used with height_control={height_control!r}, only with None"
@@ -303,8 +305,29 @@ def check_number(name: str, value: Any, low: float = -np.inf, high: float = np.i
     return value
 
 
-def _check_parameters(alpha: Any, threshold: Any, height_control: Any, cluster_threshold: Any, two_sided: bool) -> None:
-    """Check what users gave to :func:`threshold_stats_img`."""
+def warn_of_default_threshold() -> None:
+    """Warn that a threshold that nobody chose is used."""
+    warnings.warn(
+        f"height_control=None takes threshold, which is not given: {_DEFAULT_THRESHOLD} is used, nilearn's until 0.15; "
+        "give a threshold",
+        FutureWarning,
+        stacklevel=4,
+    )
+
+
+def check_parameters(alpha: Any, threshold: Any, height_control: Any, cluster_threshold: Any, two_sided: bool) -> None:
+    """Check what users gave to :func:`threshold_stats_img`.
+
+    Parameters
+    ----------
+    alpha, threshold, height_control, cluster_threshold, two_sided
+        As there.
+
+    Raises
+    ------
+    ParameterError
+        Naming the one that has a value that it cannot have.
+    """
     check_number("alpha", alpha, 0, 1)
     check_number("cluster_threshold", cluster_threshold, 0)
     if height_control not in _HEIGHT_CONTROLS:

@@ -1,5 +1,6 @@
 """Fitted first-level models as the images of a second level."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,14 @@ def subjects_of_models(models: Sequence[FirstLevelModel]) -> Loaded:
         check_is_fitted(model)
     labels = [model.subject_label for model in models]
     known = all(label is not None for label in labels)
+    again = len(models) - len({id(model) for model in models})
+    if again:
+        known = False
+        warnings.warn(
+            f"{again} of {len(models)} first-level models are given before: what is counted as independent subjects is "
+            "the same data; give each model once",
+            stacklevel=4,
+        )
     names = [str(label) for label in labels] if known else [f"model-{k + 1}" for k in range(len(models))]
     check_unique(names, "first-level models are of different subjects, but subject_label repeats")
     space = models[0].space_
@@ -86,6 +95,8 @@ def contrast_key(contrast: Any) -> Any:
         return contrast
     if isinstance(contrast, pd.Series) and all(isinstance(name, str) for name in contrast.index):
         return " + ".join(f"{float(weight)!r} * `{name}`" for name, weight in contrast.items() if weight)
+    if np.ndim(contrast) == 2 and np.shape(contrast)[0] == 1:
+        contrast = np.asarray(contrast)[0]
     if np.ndim(contrast) != 1:
         raise ContrastError(f"a first-level contrast has one row of weights, but this has shape {np.shape(contrast)}")
     return tuple(np.asarray(contrast).tolist())

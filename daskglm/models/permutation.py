@@ -1,5 +1,6 @@
 """nilearn's function of permutation tests on images, and what is shared with that on arrays."""
 
+import warnings
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
@@ -9,15 +10,17 @@ import pandas as pd
 import xarray as xr
 
 from daskglm.design.contrasts import contrast_matrix
-from daskglm.design.matrix import check_design
-from daskglm.errors import ContrastError, DesignError, ParameterError, listing, nearest
+from daskglm.design.matrix import check_design, design_array
+from daskglm.errors import ContrastError, DesignError, ImageTypeError, ParameterError, listing, nearest
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
+from daskglm.kernels.basis import orthonormal_basis
+from daskglm.models.first_level_input import are_models, effects_of_models, subjects_of_models
 from daskglm.models.functional import match_design
 from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
 from daskglm.models.parameters import warn_of_confounds
-from daskglm.schema.datasets import space_of
+from daskglm.schema.datasets import sample_names, space_of
 from daskglm.schema.headers import describe_map
 
 # nilearn's names of maps and ours.
@@ -65,7 +68,7 @@ def non_parametric_inference(
 
     Parameters
     ----------
-    second_level_input : paths, images, glob, store, images dataset, or DataFrame
+    second_level_input : list of FirstLevelModel, paths, images, glob, store, images dataset, or DataFrame
         As for :meth:`SecondLevelModel.fit <daskglm.SecondLevelModel.fit>`.
     confounds : DataFrame, optional
         Not used beside `design_matrix`, as in nilearn, but with a warning.
@@ -74,7 +77,7 @@ def non_parametric_inference(
     second_level_contrast : str, array or list, optional
         Contrast of its columns; may be left out where there is one. Several rows are an F contrast.
     first_level_contrast : str, optional
-        Which maps, where the input is a DataFrame that names several.
+        Which maps: of models always, of a DataFrame where it names several.
     mask : image, path, fitted masker, False or None
         Voxels to analyse.
     smoothing_fwhm : float, 3 floats or None
@@ -114,14 +117,19 @@ def non_parametric_inference(
     loaded = images_of(
         second_level_input, first_level_contrast, Options(mask, smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs)
     )
+    n_samples = loaded.images.sizes["sample"]
+    if n_samples < 2:
+        raise ImageTypeError(f"a permutation test needs at least two images, but there is {n_samples}")
     if design_matrix is None:
         raise DesignError("a permutation test needs a design; give design_matrix, a row an image")
     design = match_design(as_table(design_matrix), loaded.images, loaded.ids_are_known)
     warn_of_confounds(confounds, design_matrix)
-    check_design(design, loaded.images.sizes["sample"])
     contrast = contrast_of(design, second_level_contrast)
+    check_design(design, n_samples, allow_saturated=True)
     if model_intercept:
         design, contrast = _with_intercept(design, contrast)
+    if orthonormal_basis(design_array(design)).rank >= n_samples:
+        return _of_nothing(loaded.images, threshold is not None, bool(tfce))
     maps = permutation_test(
         loaded.images, design, {"contrast": contrast}, n_perm=n_perm, two_sided=two_sided_test,
         random_state=seed_of(random_state), n_jobs=n_jobs, threshold=threshold, tfce=tfce, progress=verbose > 0,
@@ -129,6 +137,20 @@ def non_parametric_inference(
     )  # fmt: skip
     images = permutation_images(maps, "contrast")
     return images if threshold is not None or tfce else images["logp_max_t"]
+
+
+def _of_nothing(images: xr.Dataset, clusters: bool, tfce: bool) -> Any:
+    """The maps of a saturated design, which leaves nothing to test: NaN."""
+    warnings.warn(
+        f"the design saturates {images.sizes['sample']} images: no degrees of freedom are left, nothing is "
+        "permuted, and all maps are NaN; add images or drop columns (model_intercept adds one)",
+        stacklevel=3,
+    )
+    space = space_of(images)
+    nothing = space.to_image(np.full(space.voxels.size, np.nan), outside=0)
+    names = ["t", "logp_max_t", *(["size", "logp_max_size", "mass", "logp_max_mass"] if clusters else [])]
+    names += ["tfce", "logp_max_tfce"] if tfce else []
+    return dict.fromkeys(names, nothing) if clusters or tfce else nothing
 
 
 def permutation_images(maps: xr.Dataset, contrast: str) -> dict[str, Any]:
@@ -190,10 +212,10 @@ def images_of(given: Any, first_level_contrast: str | None, options: Options) ->
 
     Parameters
     ----------
-    given : paths, images, glob, store, images dataset, or DataFrame
+    given : list of FirstLevelModel, paths, images, glob, store, images dataset, or DataFrame
         Input of a second level.
     first_level_contrast : str or None
-        Which maps, where a DataFrame names several.
+        Which maps: of models always, of a DataFrame where it names several.
     options : Options
         Mask, smoothing, resampling.
 
@@ -206,6 +228,8 @@ def images_of(given: Any, first_level_contrast: str | None, options: Options) ->
     ContrastError
         Where the input has no such maps.
     """
+    if are_models(given):
+        return effects_of_models(given, first_level_contrast, options, sample_names(subjects_of_models(given).images))
     if not isinstance(given, pd.DataFrame):
         return load_images(given, options)
     loaded: Mapping[str | None, Loaded] = load_maps(given, options)

@@ -1,5 +1,6 @@
 """nilearn's function of permutation tests on arrays."""
 
+import warnings
 from typing import Any
 
 import nibabel as nib
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from daskglm.errors import DesignError, ImageError, ParameterError
+from daskglm.errors import DesignError, DesignTypeError, ImageError, ParameterError
 from daskglm.inference.permutation import permutation_test
 from daskglm.kernels.moments import Array
 from daskglm.models.permutation import MAP_NAMES, NULL_NAMES, seed_of
@@ -67,6 +68,7 @@ def permuted_ols(
         raise ParameterError(f"output_type is 'dict', but it is {output_type!r}")
     if (tfce or threshold is not None) and masker is None:
         raise ImageError("clusters and TFCE need to know where voxels are; give masker")
+    _warn_of_constants(values, nuisance)
     space, order = _space_of_masker(masker, values.shape[1])
     images = images_dataset(values[:, order], [str(row) for row in range(len(values))], space)
     seed, alone = seed_of(random_state), n_perm == 0
@@ -98,13 +100,29 @@ def _checked(target_vars: Any, tested_vars: Any, confounding_vars: Any) -> tuple
         try:
             array = np.empty((len(values), 0)) if given is None else np.asarray(given, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise DesignError(f"{name} is numbers, but {error}") from error
+            raise DesignTypeError(f"{name} is numbers, but {error}") from error
         if array.ndim not in (1, 2) or len(array) != len(values):
             raise DesignError(f"{name} has a row for each of the {len(values)} of target_vars, but is {array.shape}")
         if not np.isfinite(array).all():
             raise DesignError(f"{name} is finite numbers, but has NaN or infinity; drop those rows")
         found.append(array.reshape(len(values), -1))
     return (values, *found)  # type: ignore[return-value]
+
+
+def _warn_of_constants(values: NDArray[Any], nuisance: Array) -> None:
+    """Warn of data that do not vary, and of several constants in the nuisance."""
+    flat = int((np.ptp(values, axis=0) == 0).sum())
+    if flat:
+        warnings.warn(
+            f"{flat} of {values.shape[1]} columns of target_vars do not vary: nothing is tested there, and t is NaN",
+            stacklevel=3,
+        )
+    constant = int((np.ptp(nuisance, axis=0) == 0).sum())
+    if constant > 1:
+        warnings.warn(
+            f"{constant} columns of confounding_vars are constant; keep one as the intercept",
+            stacklevel=3,
+        )
 
 
 def _space_of_masker(masker: Any, n_voxels: int) -> tuple[VolumeSpace, NDArray[np.int64]]:

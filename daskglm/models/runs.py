@@ -216,7 +216,7 @@ def run_designs(
     if design_matrices is None and events is None and confounds is None:
         raise DesignError("a model needs events, confounds or design_matrices, but none of them was given")
     if design_matrices is not None:
-        _warn_of_unused(events, confounds, parameters)
+        _warn_of_unused(events, confounds, {**parameters, "slice_time_ref": slice_time_ref})
     if design_matrices is None and t_r is None:
         raise ParameterError("a design from events needs the repetition time; give t_r in seconds")
     designs = []
@@ -246,8 +246,9 @@ def _warn_of_unused(events: Any, confounds: Any, parameters: dict[str, Any]) -> 
     """Tell what a given design makes meaningless."""
     if events is not None or confounds is not None:
         warnings.warn("design_matrices were given, so events and confounds are not used", stacklevel=5)
-    defaults = signature(make_first_level_design_matrix).parameters
-    changed = [name for name, value in parameters.items() if not _same(value, defaults[name].default)]
+    of_design = signature(make_first_level_design_matrix).parameters
+    defaults = {"slice_time_ref": 0.0} | {name: item.default for name, item in of_design.items()}
+    changed = [name for name, value in parameters.items() if not _same(value, defaults[name])]
     if changed:
         warnings.warn(f"design_matrices were given, so {listing(changed)} change nothing", stacklevel=5)
 

@@ -301,10 +301,7 @@ class SecondLevelModel(VoxelwiseModel):
         """
         check_is_fitted(self)
         contrast = contrast_of(self.design_matrix_, second_level_contrast)
-        if self._models is not None:
-            loaded = effects_of_models(self._models, first_level_contrast, self._options(), self._names)
-        else:
-            loaded = images_of(self.second_level_input_, first_level_contrast, self._options())
+        loaded = images_of(self.second_level_input_, first_level_contrast, self._options())
         maps = permutation_test(
             loaded.images, self.design_matrix_, {"contrast": contrast}, n_perm=n_perm, two_sided=two_sided_test,
             random_state=seed_of(random_state), min_coverage=check_fraction(self.min_coverage), n_jobs=self.n_jobs,

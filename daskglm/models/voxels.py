@@ -14,7 +14,6 @@ from daskglm.graph.images import lazy_array
 from daskglm.graph.runs import read_run
 from daskglm.kernels.scaling import scale_values
 from daskglm.models.first_level import FirstLevelModel
-from daskglm.models.first_level_input import effects_of_models
 from daskglm.models.permutation import images_of
 from daskglm.models.second_level import SecondLevelModel
 from daskglm.schema.space import VolumeSpace
@@ -105,8 +104,6 @@ def images_at(
     options = replace(model._options(), mask_img=model.mask_img_)
     if model._images is not None and len(model.fits_) == 1:
         images = model._images
-    elif model._models is not None:
-        images = effects_of_models(model._models, first_level_contrast, options, model._names).images
     else:
         images = images_of(model.second_level_input_, first_level_contrast, options).images
     (values,) = compute(lazy_array(images["data"].transpose("sample", "voxel"))[:, voxels], n_jobs=model.n_jobs)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from daskglm.errors import ParameterError
+from daskglm.inference.thresholding import check_number, check_parameters, warn_of_default_threshold
 from daskglm.io.provenance import redact
 from daskglm.models.plan import count_text, size_text
 from daskglm.plotting.canvas import nilearn_plotting
@@ -56,6 +57,13 @@ def build_document(analysis: Analysis, how: Thresholding, drawing: Drawing, titl
     """
     if drawing.plot_type not in _PLOT_TYPES:
         raise ParameterError(f"plot_type is one of {_PLOT_TYPES}, but it is {drawing.plot_type!r}")
+    check_parameters(how.alpha, how.threshold, how.height_control, how.cluster_threshold, how.two_sided)
+    check_number("min_distance", how.min_distance, 0)
+    unused = _unused(how, drawing)
+    for message in unused:
+        warnings.warn(message, stacklevel=4)
+    if how.height_control is None and how.threshold is None:
+        warn_of_default_threshold()
     nilearn_plotting()  # the rest of nilearn is imported where it is used; it is there, or that says so now
     with warnings.catch_warnings(record=True) as met:
         warnings.simplefilter("always")
@@ -68,10 +76,23 @@ def build_document(analysis: Analysis, how: Thresholding, drawing: Drawing, titl
         sections += [_coverage(analysis)] if analysis.mask is not None else []
         sections += [_motion(analysis.motion)] if analysis.motion is not None else []
         sections += _contrasts(analysis, how, drawing, bg_img)
-    told = [*analysis.warnings, *_texts(met)]
+    told = [*analysis.warnings, *unused, *_texts(met)]
     sections += [_self_check(check)] if check is not None else []
     sections += [_warnings(told), _making(analysis), _works(analysis, how)]
     return Document(title or analysis.title, analysis.facts, sections)
+
+
+def _unused(how: Thresholding, drawing: Drawing) -> list[str]:
+    """What was asked for and changes nothing."""
+    unused = []
+    if how.threshold is not None and how.height_control is not None:
+        unused.append(
+            f"threshold={how.threshold:g} is not used: alpha sets the threshold with height_control="
+            f"{how.height_control!r}; give height_control=None for a threshold of your own"
+        )
+    if drawing.plot_type == "glass" and drawing.cut_coords is not None:
+        unused.append("cut_coords are not used with plot_type='glass', which has no slices; give plot_type='slice'")
+    return unused
 
 
 def _methods(analysis: Analysis, how: Thresholding) -> Section:

@@ -56,6 +56,9 @@ def contrast_section(
     -------
     Section
     """
+    own = mask if contrast.mask is None else contrast.mask
+    if contrast.corrected is None and not any_tested(contrast.map, own):
+        return Section(contrast.name, [Text("No voxel could be tested: the map has no value.")])
     shown = _corrected(contrast, how) if contrast.corrected is not None else _thresholded(contrast, mask, how)
     definition = "" if contrast.definition == contrast.name else f" Definition: {contrast.definition}."
     blocks: list[Block] = [Text(f"{'An F' if contrast.kind == 'F' else 'A t'} contrast.{definition}")]
@@ -66,6 +69,24 @@ def contrast_section(
     for null in contrast.nulls:
         blocks.append(_null(contrast, null))
     return Section(contrast.name, blocks)
+
+
+def any_tested(z_map: Any, mask: Any) -> bool:
+    """Tell whether a map has a value in its mask.
+
+    Parameters
+    ----------
+    z_map : image or path
+        Map; NaN where a voxel could not be tested.
+    mask : image, path or None
+        Voxels analysed.
+
+    Returns
+    -------
+    bool
+    """
+    inside = True if mask is None else read_map(mask)[1] != 0
+    return bool((np.isfinite(read_map(z_map)[1]) & inside).any())
 
 
 def nulls_table(contrasts: list[ContrastMap]) -> Table:

@@ -17,7 +17,6 @@ from daskglm.errors import DaskGLMError
 from daskglm.graph.compute import compute
 from daskglm.io.provenance import software
 from daskglm.models.first_level import FirstLevelModel
-from daskglm.models.first_level_input import effects_of_models
 from daskglm.models.fixed_effects import run_weights
 from daskglm.models.functional import compute_contrasts, map_image
 from daskglm.models.permutation import contrast_of, images_of
@@ -66,8 +65,38 @@ def report_of_model(
     if isinstance(model, SecondLevelModel):
         analysis = _second_level(model, definitions, first_level_contrast)
     else:
+        if first_level_contrast is not None:
+            warnings.warn("first_level_contrast is ignored: this is a first-level model", stacklevel=3)
         analysis = _first_level(model, definitions)
     return Report(build_document(analysis, how, drawing, title))
+
+
+def make_glm_report(model: Any, contrasts: Any = None, *arguments: Any, **options: Any) -> Report:
+    """Report a fitted model: the old name of its method ``generate_report``.
+
+    Parameters
+    ----------
+    model : FirstLevelModel or SecondLevelModel
+        Fitted.
+    contrasts : str, array, list of them, or dict, optional
+        Contrasts.
+    *arguments, **options
+        As of ``generate_report``.
+
+    Returns
+    -------
+    Report
+
+    Warns
+    -----
+    FutureWarning
+        As nilearn does, which drops the function.
+    """
+    warnings.warn(
+        "make_glm_report is deprecated, as in nilearn; use model.generate_report", FutureWarning, stacklevel=2
+    )
+    report: Report = model.generate_report(contrasts, *arguments, **options)
+    return report
 
 
 def named_contrasts(contrasts: Any) -> dict[str, Any]:
@@ -142,10 +171,7 @@ def _check_group(model: SecondLevelModel, first_level_contrast: str | None, fitt
     """Fit voxels again, from the images that the model was given."""
     options = replace(model._options(), mask_img=model.mask_img_)
     try:
-        if model._models is not None:
-            loaded = effects_of_models(model._models, first_level_contrast, options, model._names)
-        else:
-            loaded = images_of(model.second_level_input_, first_level_contrast, options)
+        loaded = images_of(model.second_level_input_, first_level_contrast, options)
     except (DaskGLMError, OSError) as error:
         return Check(why_not=f"the images cannot be read again ({error})")
     if sample_names(loaded.images) != model._names:

@@ -5,7 +5,9 @@ import hashlib
 import html
 import math
 import os
+import re
 import tempfile
+import warnings
 import webbrowser
 from collections.abc import Iterable
 from functools import cache
@@ -53,9 +55,65 @@ class Report:
 
     def __init__(self, document: Document) -> None:
         framed = any(isinstance(block, Frame) for block in _blocks(document.sections))
-        self.width: int | str = "100%"
-        self.height: int | str = 600
+        self.resize("100%", 600)
         self.html = render("report.html", framed, title=document.title, document=document)
+
+    @property
+    def width(self) -> int | str:
+        """In a notebook: pixels, or as in "100%"."""
+        return self._width
+
+    @width.setter
+    def width(self, value: int | str) -> None:
+        """Set it.
+
+        Parameters
+        ----------
+        value : int or str
+            Pixels, or as in "100%"; anything else is 800 pixels, with a warning.
+        """
+        self._width = _length("width", value)
+
+    @property
+    def height(self) -> int | str:
+        """In a notebook: pixels, or as in "100%"."""
+        return self._height
+
+    @height.setter
+    def height(self, value: int | str) -> None:
+        """Set it.
+
+        Parameters
+        ----------
+        value : int or str
+            Pixels, or as in "100%"; anything else is 800 pixels, with a warning.
+        """
+        self._height = _length("height", value)
+
+    def resize(self, width: int | str, height: int | str) -> "Report":
+        """Set the size that the page has in a notebook.
+
+        Parameters
+        ----------
+        width, height : int or str
+            In pixels, or as in "100%".
+
+        Returns
+        -------
+        Report
+            Itself.
+        """
+        self.width, self.height = width, height
+        return self
+
+    @property
+    def body(self) -> str:
+        """What a notebook shows: the page in a frame of its size."""
+        return self.get_iframe(self.width, self.height)
+
+    def __str__(self) -> str:
+        """The page."""
+        return self.html
 
     def save_as_html(self, path: str | os.PathLike[str]) -> None:
         """Write the page.
@@ -106,7 +164,11 @@ class Report:
 
     def _repr_html_(self) -> str:
         """The page in a notebook."""
-        return self.get_iframe(self.width, self.height)
+        return self.body
+
+
+# nilearn's name.
+HTMLReport = Report
 
 
 def render(template: str, framed: bool = False, **values: object) -> str:
@@ -229,6 +291,14 @@ def cell_text(value: object) -> str:
     if math.isnan(number):
         return "n/a"
     return f"{number:,.0f}" if 1e4 <= abs(number) < 1e15 else f"{number:.4g}"
+
+
+def _length(name: str, value: int | str) -> int | str:
+    """A length of HTML; 800 pixels, nilearn's, where it is none."""
+    if re.fullmatch(r"[1-9][0-9]*(\.[0-9]+)?%?", str(value)):
+        return value
+    warnings.warn(f"{name} is pixels, or as in '100%', but it is {value!r}; it is 800 now", stacklevel=3)
+    return 800
 
 
 @cache

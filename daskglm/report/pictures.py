@@ -37,6 +37,27 @@ def design_picture(design: pd.DataFrame) -> bytes:
     return _png(figure)
 
 
+def contrast_picture(weights: NDArray[np.float64], design: pd.DataFrame) -> bytes:
+    """Weights of a contrast, by nilearn.
+
+    Parameters
+    ----------
+    weights : (q, p) float64
+        Contrast.
+    design : (n, p) DataFrame
+        Design.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    figure, axes = _figure(min(2.5 + 0.35 * design.shape[1], 12), 2 + 0.3 * len(weights))
+    nilearn_plotting().plot_contrast_matrix(weights, _literal(design), axes=axes)
+    _thin(axes, design.shape[1])
+    return _png(figure)
+
+
 def correlation_picture(correlations: pd.DataFrame) -> bytes:
     """Correlations of regressors.
 

@@ -89,6 +89,7 @@ def test_equals_nilearn_for_a_negative_threshold(seed: int, threshold: float, cl
 
 
 @given(seeds, controls, st.sampled_from([0.0, np.nan]))
+@pytest.mark.filterwarnings("ignore:height_control=None takes threshold:FutureWarning")
 def test_equals_nilearn_without_a_mask(seed: int, control: Any, outside: float) -> None:
     stat_img, mask_img = smooth_map(seed)
     inside = values(mask_img) > 0
@@ -158,7 +159,7 @@ def test_the_voxel_at_the_median_of_the_border_is_no_background() -> None:
 def test_threshold_is_inclusive_and_cluster_threshold_exclusive() -> None:
     grid = np.zeros(SHAPE)
     grid[3:6, 3, 3], grid[8, 8, 4:6], grid[3:6, 8, 3] = 3.0, 3.0, -3.0
-    found, level = threshold_stats_img(image_of(grid), ones(), height_control=None, cluster_threshold=3)
+    found, level = threshold_stats_img(image_of(grid), ones(), threshold=3.0, height_control=None, cluster_threshold=3)
     assert level == 3.0
     grid[8, 8] = 0
     np.testing.assert_array_equal(values(found), grid)
@@ -167,9 +168,11 @@ def test_threshold_is_inclusive_and_cluster_threshold_exclusive() -> None:
 def test_clusters_have_one_sign_and_touch_by_faces() -> None:
     grid = np.zeros(SHAPE)
     grid[3:5, 3, 3], grid[5:7, 3, 3], grid[8, 8, 4], grid[9, 9, 4] = 4.0, -4.0, 4.0, 4.0
-    found = threshold_stats_img(image_of(grid), ones(), height_control=None, cluster_threshold=2)[0]
+    found = threshold_stats_img(image_of(grid), ones(), threshold=3.0, height_control=None, cluster_threshold=2)[0]
     assert np.count_nonzero(values(found)) == 4
-    assert not threshold_stats_img(image_of(grid), ones(), height_control=None, cluster_threshold=3)[0].dataobj.any()
+    assert not threshold_stats_img(image_of(grid), ones(), threshold=3.0, height_control=None, cluster_threshold=3)[
+        0
+    ].dataobj.any()
 
 
 def test_nothing_is_significant() -> None:
@@ -180,7 +183,8 @@ def test_nothing_is_significant() -> None:
 
 def test_without_a_map() -> None:
     assert threshold_stats_img(alpha=0.01) == (None, pytest.approx(norm.isf(0.005)))
-    assert threshold_stats_img(height_control=None) == (None, 3.0)
+    with pytest.warns(FutureWarning, match=r"threshold, which is not given: 3\.0 is used"):
+        assert threshold_stats_img(height_control=None) == (None, 3.0)
     assert threshold_stats_img(height_control=None, threshold=2) == (None, 2.0)
     for control in ("fdr", "bonferroni"):
         with pytest.raises(ParameterError, match="needs stat_img"):

@@ -15,7 +15,7 @@ from nilearn.mass_univariate import permuted_ols as nilearn_ols
 from scipy import ndimage, stats
 
 import daskglm
-from daskglm import SecondLevelModel, non_parametric_inference, permuted_ols
+from daskglm import FirstLevelModel, SecondLevelModel, non_parametric_inference, permuted_ols
 from daskglm.errors import (
     ContrastError,
     CorruptImageError,
@@ -203,13 +203,43 @@ def test_voxels_that_no_one_has_are_not_tested():
     data = data[:, :30].copy()
     data[:, 7] = np.nan
     data[:, 8] = 4.0
-    found = permuted_ols(x, data, n_perm=20, random_state=0)
+    with pytest.warns(UserWarning, match="1 of 30 columns of target_vars do not vary"):
+        found = permuted_ols(x, data, n_perm=20, random_state=0)
     rest = np.setdiff1d(np.arange(30), [7, 8])
     assert np.isnan(found["t"][0, [7, 8]]).all()
     assert np.isfinite(found["t"][0, rest]).all()
     alone = permuted_ols(x, data[:, rest], n_perm=20, random_state=0)
     np.testing.assert_allclose(found["t"][:, rest], alone["t"], atol=1e-8)
     np.testing.assert_allclose(found["h0_max_t"], alone["h0_max_t"], rtol=1e-5)
+
+
+def test_several_constants_in_the_nuisance_are_warned_of():
+    data, x, _ = smooth_data()
+    with pytest.warns(UserWarning, match="2 columns of confounding_vars are constant"):
+        twice = permuted_ols(x, data[:, :30], np.ones((len(x), 2)), n_perm=0)
+    np.testing.assert_allclose(twice["t"], permuted_ols(x, data[:, :30], n_perm=0)["t"])
+
+
+def test_first_level_models_are_permuted_as_their_maps():
+    rng = np.random.default_rng(2)
+    image = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4))
+    design = pd.DataFrame({"task": rng.standard_normal(20), "constant": 1.0})
+    models = [
+        FirstLevelModel(mask_img=image, noise_model="ols", signal_scaling=False).fit(
+            nib.Nifti1Image(rng.standard_normal((4, 4, 4, 20)), np.eye(4)), design_matrices=design
+        )
+        for _ in range(6)
+    ]
+    group = pd.DataFrame({"intercept": np.ones(6)})
+    how = {"design_matrix": group, "n_perm": 40, "random_state": 0, "mask": image}
+    found = non_parametric_inference(models, first_level_contrast="task", **how)
+    maps = [model.compute_contrast("task", output_type="effect_size") for model in models]
+    np.testing.assert_array_equal(found.get_fdata(), non_parametric_inference(maps, **how).get_fdata())
+    with pytest.raises(ContrastError, match="name first_level_contrast"):
+        non_parametric_inference(models, **how)
+    with pytest.warns(UserWarning, match="saturates 2 images"):
+        nothing = non_parametric_inference(maps[:2], **how | {"design_matrix": pd.DataFrame({"a": [1.0, 2.0]})})
+    assert np.isnan(nothing.get_fdata()).all()
 
 
 def test_random_states():
