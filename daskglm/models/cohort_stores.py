@@ -125,6 +125,9 @@ def store_effects(
     stores: dict[str, str] = {}
     table, notes = _rows(participants, [item.subject for item in receipts if not item.error])
     for contrast, label in plan.labels.items():
+        lacking = [item.subject for item in receipts if not item.error and contrast not in item.contrasts]
+        if lacking and len(lacking) < len(receipts):
+            notes.append(f"{contrast!r} is without {listing(lacking)}, of whom no run has it")
         if plan.kinds[contrast] == "F":
             continue
         receipt = store_receipt(plan, {item.subject: item.runs for item in receipts}, label)

@@ -125,7 +125,7 @@ def effects_of_models(
     Raises
     ------
     ContrastError
-        Where no contrast is named, or it maps to several effects.
+        Where no contrast is named, it maps to several effects, or some models lack it; these are named.
     """
     if contrast is None:
         raise ContrastError(
@@ -135,11 +135,22 @@ def effects_of_models(
     if not isinstance(contrast, str):
         _check_same_weights(models, contrast, names)
     images = []
-    for model in models:
-        effect = model.contrast_maps(contrast)["effect_size"]
+    lacking: dict[str, ContrastError] = {}
+    for model, name in zip(models, names, strict=True):
+        try:
+            effect = model.contrast_maps(contrast)["effect_size"]
+        except ContrastError as error:
+            lacking[name] = error
+            continue
         if effect.sizes["component"] > 1:
             raise ContrastError(f"a first-level contrast has one effect a subject, but {contrast!r} is an F contrast")
         images.append(model.space_.to_image(effect.values[0, 0], outside=np.nan))
+    if lacking:
+        name, error = next(iter(lacking.items()))
+        raise ContrastError(
+            f"a first-level contrast is one that every subject has, but {contrast!r} cannot be made for "
+            f"{listing(lacking)} ({len(lacking)} of {len(models)}); of {name}: {error}"
+        )
     loaded = load_images(images, options)
     named = loaded.images.assign_coords(sample=("sample", np.array(names, dtype=object)))
     return Loaded(named, True, None)

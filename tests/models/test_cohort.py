@@ -233,6 +233,15 @@ def test_a_run_without_the_condition_is_left_out(dataset, tmp_path):
     )
 
 
+def test_a_subject_that_no_run_gives_the_condition_is_named(dataset, tmp_path):
+    for path in (dataset / "sub-02" / "func").glob("*_events.tsv"):
+        table = pd.read_csv(path, sep="\t")
+        table[table["trial_type"] == "b"].to_csv(path, sep="\t", index=False)
+    result = run_cohort(dataset, tmp_path / "out", task="x", space="T1w")
+    assert "'a - b' is without sub-02, of whom no run has it" in result.notes
+    assert open_images(result.stores["a - b"]).sizes["sample"] == 2
+
+
 def test_each_subject_has_its_own_mask(dataset):
     path = str(bold_of(dataset, "sub-02", 1)).replace("preproc_bold", "brain_mask")
     mask = np.ones(SHAPE, np.uint8)

@@ -76,6 +76,17 @@ def test_bad_models(runs):
         SecondLevelModel().fit([*models, small])
 
 
+def test_a_subject_that_lacks_the_first_level_contrast_is_named(runs):
+    images, design = runs
+    models = []
+    for index, image in enumerate(images):
+        own = design.rename(columns={"a": "other"}) if index in (1, 3) else design
+        models.append(FirstLevelModel(mask_img=False, subject_label=f"p{index}").fit(image, design_matrices=own))
+    second = SecondLevelModel(mask_img=False).fit(models)
+    with pytest.raises(ContrastError, match=rf"'a' cannot be made for p1, p3 \(2 of {len(models)}\); of p1: .*'a'"):
+        second.compute_contrast(first_level_contrast="a")
+
+
 def test_another_repetition_time_in_the_header_is_told(runs):
     (image, *_), _ = runs
     image = nib.Nifti1Image(image.get_fdata(), np.eye(4))
