@@ -4,10 +4,12 @@ import logging
 import os
 import platform
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -173,6 +175,46 @@ def warnings_heard(hear: Callable[[str, str], object]) -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = show
+
+
+_HEARD: ContextVar[Callable[[str, str], object] | None] = ContextVar("heard", default=None)
+_HEARING = threading.Lock()
+
+
+@contextmanager
+def own_warnings_heard(hear: Callable[[str, str], object]) -> Iterator[None]:
+    """As :func:`warnings_heard`, of the warnings of this thread alone: for tasks, of which several run at a time.
+
+    Parameters
+    ----------
+    hear : callable
+        Given the name of its category and its text, on one line.
+
+    Yields
+    ------
+    None
+    """
+    with _HEARING:
+        show = warnings.showwarning
+        if not getattr(show, "by_thread", False):
+            warnings.showwarning = _by_thread(show)
+    before = _HEARD.set(hear)
+    try:
+        yield
+    finally:
+        _HEARD.reset(before)
+
+
+def _by_thread(show: Callable[..., None]) -> Callable[..., None]:
+    """Show a warning as before, and tell whoever hears those of the thread."""
+
+    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if (hear := _HEARD.get()) is not None:
+            hear(category.__name__, " ".join(str(message).split()))
+        show(message, category, *where, **more)
+
+    tell.by_thread = True  # type: ignore[attr-defined]
+    return tell
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -275,6 +276,10 @@ def _analyse(
             receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
         result = CohortResult(plan.output, receipts, list_failures(receipts), dict(plan.labels), stamp=plan.stamp)
         write_failures(plan.output, result.failures, choice.subjects)
+        # Workers of a cluster show their warnings elsewhere.
+        for text in dict.fromkeys(text for item in receipts for run in item.runs for text in run.heard):
+            if text not in journal.warnings:
+                warnings.warn(text, UserWarning, stacklevel=4)
         result.notes += sorted({note for item in receipts for run in item.runs for note in run.warnings})
         result.notes += [*lacking, *_without_mask(runs)]
         if choice.stores:
@@ -289,7 +294,8 @@ def _analyse(
                 remove_unit(receipt)  # of other maps than those there are now
         result.peaks = _peaks(receipts, plan)
         inputs = sorted({path for run in runs for path in run_inputs(run, plan)})
-        describe(plan, choice, run_record(journal.record.command, timings, cluster_description(n_jobs), inputs))
+        made = run_record(journal.record.command, timings, cluster_description(n_jobs), inputs)
+        describe(plan, choice, {**made, "warnings": journal.warnings})
         if not result.failures.empty:
             journal.failures = f"{len(result.failures)} runs or subjects failed, see {FAILURES}"
     return result

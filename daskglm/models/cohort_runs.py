@@ -24,6 +24,7 @@ from daskglm.io.bids import Run
 from daskglm.io.cache import file_states
 from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_values
+from daskglm.io.provenance import own_warnings_heard
 from daskglm.io.receipts import read_receipt, remove_unit, write_unit
 from daskglm.kernels.contrasts import ContrastMaps
 from daskglm.kernels.fixed_effects import fixed_effects, joint_f
@@ -169,9 +170,10 @@ def fit_run_files(run: Run, plan: Plan) -> Receipt:
             return _restored(done, receipt.folder, [])
         # Removed before the work: a run that fails now leaves nothing of another time.
         remove_unit(path)
-        design, fit = _fit(run, plan)
-        receipt.warnings += events_of_run(run, plan.bad_events, plan.transform)[1]
-        images = _run_images(run.name, fit, plan, receipt)
+        with own_warnings_heard(receipt.hear):
+            design, fit = _fit(run, plan)
+            receipt.warnings += events_of_run(run, plan.bad_events, plan.transform)[1]
+            images = _run_images(run.name, fit, plan, receipt)
         table = {f"{run.name}_design.tsv": design.design}
         receipt.files = [*images, *table]
         receipt.seconds = round(time.time() - started, 3)

@@ -11,6 +11,7 @@ import joblib
 from daskglm.errors import ParameterError
 from daskglm.graph.runs import NoiseModel
 from daskglm.io.bids import Run
+from daskglm.io.provenance import redact
 from daskglm.kernels.scaling import Scaling
 
 
@@ -109,6 +110,8 @@ class Receipt:
         Names of the files in the folder.
     warnings : list of str
         Contrasts that a run is left out of, and why; events that were left out of it.
+    heard : list of str
+        Warnings that were shown while the run was fitted.
     error, error_type : str
         Why it failed; empty where it did not.
     seconds : float
@@ -127,11 +130,24 @@ class Receipt:
     degrees_of_freedom: float = 0.0
     files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
     error: str = ""
     error_type: str = ""
     seconds: float = 0.0
     reused: bool = False
     runs: list["Receipt"] = field(default_factory=list)
+
+    def hear(self, category: str, text: str) -> None:
+        """Keep a warning, but those about old Python code.
+
+        Parameters
+        ----------
+        category, text : str
+            As :func:`~daskglm.io.provenance.own_warnings_heard` tells them.
+        """
+        text = redact(text)
+        if "Deprecation" not in category and text not in self.heard:
+            self.heard.append(text)
 
 
 def run_receipt(run: Run, output: str) -> str:

@@ -146,10 +146,10 @@ def effects_of_models(
             raise ContrastError(f"a first-level contrast has one effect a subject, but {contrast!r} is an F contrast")
         images.append(model.space_.to_image(effect.values[0, 0], outside=np.nan))
     if lacking:
-        name, error = next(iter(lacking.items()))
+        first, why = next(iter(lacking.items()))
         raise ContrastError(
             f"a first-level contrast is one that every subject has, but {contrast!r} cannot be made for "
-            f"{listing(lacking)} ({len(lacking)} of {len(models)}); of {name}: {error}"
+            f"{listing(lacking)} ({len(lacking)} of {len(models)}); of {first}: {why}"
         )
     loaded = load_images(images, options)
     named = loaded.images.assign_coords(sample=("sample", np.array(names, dtype=object)))

@@ -76,7 +76,7 @@ def cohort_analysis(folder: str, record: Mapping[str, Any]) -> Analysis:
     mask, counts, n_masks = _coverage(done, runs)
     noise = record["noise"]["order"]
     motion = _motion(runs[:_DESCRIBED], designs)
-    left_out = [text for item in [*subjects, *found] for text in item.get("warnings", ())]
+    told = [text for item in [*subjects, *found] for kind in ("warnings", "heard") for text in item.get(kind, ())]
     return Analysis(
         kind="first-level",
         title="First-level analysis",
@@ -101,7 +101,7 @@ def cohort_analysis(folder: str, record: Mapping[str, Any]) -> Analysis:
         tables=_tables(done, texts),
         motion=motion,
         record=record,
-        warnings=[*left_out, *_failures(folder)],
+        warnings=[*dict.fromkeys([*record.get("warnings", ()), *told]), *_failures(folder)],
         check=partial(_check, runs[0], record, texts) if runs else None,
         template=record["space"].startswith("MNI") or not record["space"],
     )  # fmt: skip

@@ -375,6 +375,26 @@ def test_warnings_are_told_once(dataset, output):
     assert len(told) == 2, told
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_warnings_are_kept_with_the_results(dataset, output):
+    table = pd.read_csv(events(dataset, "01", 2), sep="\t")
+    table.loc[len(table)] = [500.0, 3.0, "a"]
+    table.to_csv(events(dataset, "01", 2), sep="\t", index=False)
+    for side in (dataset / "derivatives").rglob("sub-02*_bold.json"):
+        side.write_text(json.dumps({"RepetitionTime": T_R}))
+    for _ in range(2):  # the second time nothing is fitted
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = analyse(dataset, output)
+        told = {str(item.message) for item in caught if issubclass(item.category, UserWarning)}
+        kept = set(json.loads((output / "first_level.json").read_text())["warnings"])
+        assert kept == told
+        assert any("after the last scan" in text for text in kept)
+        assert any("no StartTime" in text and "sub-02" in text for text in kept)
+        heard = {run.name: run.heard for item in result.subjects for run in item.runs}
+        assert [name for name, texts in heard.items() if texts] == ["sub-01_task-x_run-2_space-T1w"]
+
+
 def test_the_json_of_confounds_is_an_input(dataset, output):
     options = {"confounds": ["compcor", "high_pass", "n_compcor=2"], "drift_model": None}
     analyse(dataset, output, **options)
