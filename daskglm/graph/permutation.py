@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from daskglm.design.rearrangements import Rearrangements
 from daskglm.graph.compute import compute, kept_in_memory, memory_limit, n_workers, shared, task
 from daskglm.kernels.moments import Array
-from daskglm.kernels.permutation_blocks import TILE, Test, Tile, compared, make_tiles, observe, permute
+from daskglm.kernels.null import tie_level
+from daskglm.kernels.permutation_blocks import TILE, Observed, Test, Tile, make_tiles, observe, permute
 
 # Numbers of one statistic map, times the maps that one task holds: 32 MB.
 _MAP_VALUES = 2**23
@@ -25,27 +26,9 @@ _UNIT_ROWS = 2**22
 _UNIT = (64, 1024)
 # Values of a block of images: 64 MB of float32.
 _BLOCK_VALUES = 2**24
-# Part of the memory that images may stay in.
+# Part of the memory that images may stay in, and bytes of a value as it is prepared for a test.
 _RESIDENT = 0.4
-
-
-@dataclass(frozen=True)
-class Observed:
-    """The data as they are.
-
-    Attributes
-    ----------
-    share : (R, V) float64
-        Partial correlations or shares of variance of R tests; NaN where nothing can be tested.
-    freedom : (R, V) float64
-        Degrees of freedom of the error.
-    count : (V,) int64
-        Images of each voxel.
-    """
-
-    share: Array
-    freedom: Array
-    count: NDArray[np.int64]
+TILE_BYTES = 6
 
 
 @dataclass
@@ -117,7 +100,7 @@ def voxel_blocks(data: da.Array, n_tests: int, n_jobs: int | None = None) -> Blo
     lazy = data.rechunk(((n_rows,), tuple(stop - start for start, stop in pairwise(edges))))
     parts = lazy.to_delayed().reshape(-1).tolist()
     room = _RESIDENT * memory_limit()
-    if n_tests * lazy.nbytes <= room:
+    if n_tests * TILE_BYTES * lazy.size <= room:
         return Blocks(parts, edges, n_rows, tiles=[])
     if lazy.nbytes <= room:
         parts = list(kept_in_memory(*parts, n_jobs=n_jobs))
@@ -146,16 +129,15 @@ def observed(blocks: Blocks, tests: Sequence[Test], n_jobs: int | None = None) -
     lazy = [task("observe-block", _observe_block, part, once, keep, n_out=2) for part in blocks.parts]
     both = kept_in_memory(*lazy, n_jobs=n_jobs) if keep else lazy
     found = compute(*[item[0] for item in both], n_jobs=n_jobs)
-    share, freedom, count = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+    stat, share, freedom, count = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
     tiles = [item[1] for item in both] if keep else None
-    return Observed(share, freedom, count[0]), replace(blocks, tiles=tiles)
+    return Observed(stat, share, freedom, count[0]), replace(blocks, tiles=tiles)
 
 
 def units(
     blocks: Blocks,
     tests: Sequence[Test],
     rearrangements: Rearrangements,
-    seen: Observed,
     on_map: Callable[[NDArray[np.float32], int], dict[str, Any]] | None = None,
     enhanced: Array | None = None,
     start: int = 0,
@@ -171,8 +153,6 @@ def units(
         Tests.
     rearrangements : Rearrangements
         Which.
-    seen : Observed
-        The data as they are.
     on_map : callable, optional
         Takes a statistic map (V,) and the number of the test to numbers of the whole map by name, and under
         "enhanced" a map (V,) whose maximum and counts are wanted.
@@ -188,11 +168,9 @@ def units(
     Unit
     """
     sizes = unit_size(blocks.n_rows, blocks.edges[-1], on_map is not None)
-    levels = [compared(share, test, free) for share, test, free in zip(seen.share, tests, seen.freedom, strict=True)]
     once = shared("tests", list(tests))
     plan = _Plan(
         blocks, once, shared("rearrangements", rearrangements),
-        [shared("levels", np.array([row[a:b] for row in levels])) for a, b in pairwise(blocks.edges)],
         None if on_map is None else shared("on-map", on_map), shared("enhanced", enhanced), sizes[1],
     )  # fmt: skip
     firsts = range(start, rearrangements.count, sizes[0])
@@ -232,7 +210,6 @@ class _Plan:
     blocks: Blocks
     tests: Any
     rearrangements: Any
-    levels: list[Any]
     on_map: Any
     enhanced: Any
     together: int
@@ -247,8 +224,8 @@ def _lazy_unit(plan: _Plan, first: int, last: int) -> Any:
     prepared = plan.blocks.tiles or [task("prepare-block", _prepare, part, plan.tests) for part in plan.blocks.parts]
     tiles = [dask.delayed(item, name=f"tiles-{uuid4().hex}", traverse=False) for item in prepared]
     done = [
-        task("permute-block", _permute_block, item, plan.tests, drawn, level, bounds, first, n_out=2 + n_groups)
-        for item, level in zip(tiles, plan.levels, strict=True)
+        task("permute-block", _permute_block, item, plan.tests, drawn, bounds, first, n_out=2 + n_groups)
+        for item in tiles
     ]
     groups = [
         task("enhance-maps", _on_maps, [item[2 + group] for item in done], plan.on_map, plan.enhanced)
@@ -259,11 +236,13 @@ def _lazy_unit(plan: _Plan, first: int, last: int) -> Any:
 
 def _observe_block(
     block: NDArray[Any], tests: Sequence[Test], keep: bool
-) -> tuple[tuple[Array, Array, NDArray[np.int64]], list[list[Tile]] | None]:
-    """Share and freedom (R, V) and count (1, V) of a block, and its tiles where they are kept."""
-    share, freedom, count = zip(*(observe(block, test) for test in tests), strict=True)
-    seen = np.array(share), np.array(freedom), np.array(count[:1])
-    return seen, _prepare(block, tests) if keep else None
+) -> tuple[tuple[NDArray[Any], ...], list[list[Tile]] | None]:
+    """Statistic, share and freedom (R, V) and count (1, V) of a block, and its tiles where they are kept."""
+    tiles = _prepare(block, tests)
+    seen = [observe(of_test) for of_test in tiles]
+    stacked = (np.array([item.stat for item in seen]), np.array([item.share for item in seen]),
+               np.array([item.freedom for item in seen]), seen[0].count[None])  # fmt: skip
+    return stacked, tiles if keep else None
 
 
 def _prepare(block: NDArray[Any], tests: Sequence[Test]) -> list[list[Tile]]:
@@ -272,14 +251,15 @@ def _prepare(block: NDArray[Any], tests: Sequence[Test]) -> list[list[Tile]]:
 
 
 def _permute_block(
-    prepared: list[list[Tile]], tests: Sequence[Test], drawn: Any, levels: Array, bounds: list[int], first: int
+    prepared: list[list[Tile]], tests: Sequence[Test], drawn: Any, bounds: list[int], first: int
 ) -> tuple[Any, ...]:
     """Maxima (R, m), counts (R, V), and groups of maps (R, m', V) of a block."""
     index, sign = drawn
+    n_voxels = prepared[0][-1].voxels.stop
     maxima, counts, maps = [], [], []
-    for number, test in enumerate(tests):
-        whole = np.full((len(index), levels.shape[1]), np.nan, dtype=np.float32) if bounds else None
-        found = permute(prepared[number], test, index, sign, levels[number], whole, first=first)
+    for tiles, test in zip(prepared, tests, strict=True):
+        whole = np.full((len(index), n_voxels), np.nan, dtype=np.float32) if bounds else None
+        found = permute(tiles, test, index, sign, whole, first=first)
         maxima.append(found[0])
         counts.append(found[1])
         maps.append(whole)
@@ -298,9 +278,8 @@ def _on_maps(parts: list[NDArray[np.float32]], on_map: Any, enhanced: Array | No
             better = found.pop("enhanced", None)
             if better is not None and counts is not None and enhanced is not None:
                 found["tfce"] = float(np.fmax.reduce(np.abs(better), initial=0.0))
-                level = np.abs(enhanced[test])
                 with np.errstate(invalid="ignore"):
-                    counts[test] += np.abs(better) >= level - 1e-5 * level
+                    counts[test] += np.abs(better) >= tie_level(np.abs(enhanced[test]))
             for name, value in found.items():
                 names.setdefault(name, np.full(maps.shape[:2], np.nan))[test, number] = value
     return names, counts

@@ -15,14 +15,15 @@ from daskglm.design.rearrangements import Rearrangements
 from daskglm.errors import ImageError, ParameterError
 from daskglm.graph.glm import fewest
 from daskglm.graph.images import lazy_array
-from daskglm.graph.permutation import Observed, Unit, observed, unit_size, units, voxel_blocks
+from daskglm.graph.permutation import Unit, observed, unit_size, units, voxel_blocks
 from daskglm.graph.progress import shown
-from daskglm.inference.permutation_maps import Total, WholeMap, label_maps, levels_of
+from daskglm.inference.permutation_maps import Total, WholeMap, label_maps, levels_of, single
 from daskglm.inference.planning import cluster_threshold, plan_tests
 from daskglm.io.permutations import load_units, save_unit
 from daskglm.kernels.adjacency import grid_adjacency
 from daskglm.kernels.moments import Array
-from daskglm.kernels.permutation_blocks import Test
+from daskglm.kernels.null import tie_level
+from daskglm.kernels.permutation_blocks import Observed, Test
 from daskglm.kernels.tfce import Grid, check_enhancement
 from daskglm.schema.datasets import space_of
 
@@ -150,7 +151,7 @@ def permutation_test(
         grid = Grid(space.shape, space.voxels, connectivity) if connectivity > 6 else None
         on_map = WholeMap(adjacency, grid, heights, sides, tfce, extent, height)
     levels = levels_of(tests, seen)
-    enhanced = np.array([on_map.enhanced(row, k) for k, row in enumerate(levels)]) if on_map and tfce else None
+    enhanced = np.array([on_map.enhanced(single(row), k) for k, row in enumerate(levels)]) if on_map and tfce else None
     before: list[Unit] = []
     key = ""
     if folder is not None:
@@ -158,7 +159,7 @@ def permutation_test(
         size, _ = unit_size(blocks.n_rows, blocks.edges[-1], on_map is not None)
         before = [Unit(*item) for item in load_units(folder, key, size) if item[1] <= plan.count]
     start = before[-1].stop if before else 0
-    rest = units(blocks, list(tests.values()), plan, seen, on_map, enhanced, start=start, n_jobs=n_jobs)
+    rest = units(blocks, list(tests.values()), plan, on_map, enhanced, start=start, n_jobs=n_jobs)
     total = _total(before, rest, levels, tests, plan.count, stop_at, (folder, key), progress)
     return label_maps(images, tests, seen, levels, total, on_map, enhanced, plan.exhaustive, tail)
 
@@ -207,7 +208,7 @@ def _top(level: Array, test: Test) -> float:
 def _settled(tops: Array, maxima: Array, alpha: float) -> bool:
     """Whether Clopper and Pearson's 99% interval of each smallest corrected p excludes alpha."""
     n_perm = maxima.shape[1]
-    reached = (maxima >= (tops - 1e-5 * np.abs(tops))[:, None]).sum(axis=1)
+    reached = (maxima >= tie_level(tops)[:, None]).sum(axis=1)
     low = np.where(reached > 0, stats.beta.ppf(0.005, np.maximum(reached, 1), n_perm - reached + 1), 0.0)
     high = np.where(reached < n_perm, stats.beta.ppf(0.995, reached + 1, np.maximum(n_perm - reached, 1)), 1.0)
     return bool(((low > alpha) | (high < alpha)).all())

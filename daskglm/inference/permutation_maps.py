@@ -9,12 +9,12 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import sparse
 
-from daskglm.graph.permutation import Observed, Unit
+from daskglm.graph.permutation import Unit
 from daskglm.kernels.clusters import cluster_maps, largest_cluster
 from daskglm.kernels.distributions import f_z_score, t_z_score
 from daskglm.kernels.moments import Array
 from daskglm.kernels.null import corrected_p, counted_p, false_discovery_q, z_of_p
-from daskglm.kernels.permutation_blocks import Test, as_statistic, on_scale
+from daskglm.kernels.permutation_blocks import Observed, Test, on_scale
 from daskglm.kernels.tfce import Grid, enhance, enhance_stepwise
 
 
@@ -73,9 +73,9 @@ class WholeMap:
         two_sided = self.two_sided[test]
         if self.tfce == "stepwise":
             return enhance_stepwise(values, self.adjacency, two_sided).astype(np.float32)
-        single = np.asarray(values, dtype=np.float32)[None]
+        single = np.asarray(values, dtype=np.float32)
         neighbours = self.grid or self.adjacency
-        return enhance(single, neighbours, extent=self.extent, height=self.height, two_sided=two_sided)[0]
+        return enhance(single[None], neighbours, extent=self.extent, height=self.height, two_sided=two_sided)[0]
 
 
 @dataclass
@@ -130,6 +130,21 @@ def levels_of(tests: Mapping[str, Test], seen: Observed) -> Array:
     return np.array([on_scale(share, test, freedom) for test, share, freedom in rows])
 
 
+def single(level: Array) -> NDArray[np.float32]:
+    """An observed map in the precision of those under rearrangements.
+
+    Parameters
+    ----------
+    level : (V,) float64
+        From :func:`levels_of`.
+
+    Returns
+    -------
+    (V,) float32
+    """
+    return level.astype(np.float32)
+
+
 def label_maps(
     images: xr.Dataset, tests: Mapping[str, Test], seen: Observed, levels: Array, total: Total,
     on_map: WholeMap | None, enhanced: Array | None, exhaustive: bool, tail: bool,
@@ -150,8 +165,8 @@ def label_maps(
         Rearrangements.
     on_map : WholeMap or None
         Statistics of whole maps.
-    enhanced : (R, V) float64 or None
-        Enhanced maps of the data.
+    enhanced : (R, V) float32 or None
+        Enhanced maps of the data in single precision.
     exhaustive : bool
         Whether all distinct rearrangements were done.
     tail : bool
@@ -169,13 +184,13 @@ def label_maps(
 
     for number, test in enumerate(tests.values()):
         freedom = seen.freedom[number]
-        stat, level = as_statistic(seen.share[number], test, freedom), levels[number]
+        level = levels[number]
         two_sided = test.signed and test.two_sided
         size_of = np.abs(level) if two_sided else level
         uncorrected = np.where(np.isnan(level), np.nan, counted_p(total.counts["stat"][number], total.n_perm))
         corrected = corrected_p(size_of, total.maxima["stat"][number], tail)
-        add("stat", stat)
-        if test.uneven:
+        add("stat", seen.stat[number])
+        if test.scaled:
             add("scaled_stat", level)
         add("degrees_of_freedom", freedom)
         add("logp_stat", -np.log10(uncorrected))
@@ -184,13 +199,14 @@ def label_maps(
         add("z_max_stat", z_of_p(corrected, np.sign(level) if two_sided else None))
         threshold = None if on_map is None else on_map.thresholds[number]
         if on_map is not None and threshold is not None:
-            clusters = cluster_maps(level, on_map.adjacency, threshold, two_sided)
-            for name, values in zip(("size", "mass"), clusters, strict=True):
+            # Compared in the precision of the null's maps, so that ties are ties.
+            clusters = [cluster_maps(row, on_map.adjacency, threshold, two_sided) for row in (level, single(level))]
+            for name, values, compared in zip(("size", "mass"), *clusters, strict=True):
                 add(name, values)
-                add(f"logp_max_{name}", _cluster_logp(values, total.maxima[name][number], tail))
-        if enhanced is not None:
+                add(f"logp_max_{name}", _cluster_logp(compared, total.maxima[name][number], tail))
+        if on_map is not None and enhanced is not None:
             magnitude = np.where(np.isnan(level), np.nan, np.abs(enhanced[number]))
-            add("tfce", enhanced[number])
+            add("tfce", on_map.enhanced(level, number))
             counted = np.where(np.isnan(level), np.nan, counted_p(total.counts["tfce"][number], total.n_perm))
             add("logp_tfce", -np.log10(counted))
             add("logp_max_tfce", -np.log10(corrected_p(magnitude, total.maxima["tfce"][number], tail)))
@@ -238,8 +254,10 @@ def _common(values: Array, test: Test, freedom: Array | None) -> Array:
     """The z with the same p as statistics on the scale of a test."""
     n_tested = test.parts.tested.shape[1]
     dof = np.full(values.shape, float(test.parts.degrees_of_freedom)) if freedom is None else freedom
-    # On the even scale statistics are like those with very many degrees of freedom.
-    dof = np.where(np.isfinite(dof), 1e10, np.nan) if test.uneven else dof
+    if test.groups is not None and not test.signed:
+        return values
+    # On a scale statistics are like those with very many degrees of freedom.
+    dof = np.where(np.isfinite(dof), 1e10, np.nan) if test.scaled else dof
     if test.signed and not test.two_sided:
         return t_z_score(values, dof)
     if test.signed:

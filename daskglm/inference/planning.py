@@ -176,7 +176,8 @@ def cluster_threshold(test: Test, p: float | None) -> float | None:
     test : Test
         Test, on its scale.
     p : float or None
-        P of t or F; of the standard normal or chi-squared distribution where voxels lack images.
+        P of t or F; of the standard normal or chi-squared distribution where voxels lack images, and of the normal
+        one with variance groups.
 
     Returns
     -------
@@ -195,5 +196,7 @@ def cluster_threshold(test: Test, p: float | None) -> float | None:
     freedom, n_tested = test.parts.degrees_of_freedom, test.parts.tested.shape[1]
     if test.signed:
         tail = p / 2 if test.two_sided else p
-        return float(stats.norm.isf(tail) if test.uneven else stats.t.isf(tail, freedom))
+        return float(stats.norm.isf(tail) if test.scaled else stats.t.isf(tail, freedom))
+    if test.groups is not None:
+        return float(stats.norm.isf(p))
     return float(stats.chi2.isf(p, n_tested) if test.uneven else stats.f.isf(p, n_tested, freedom))

@@ -5,17 +5,19 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from daskglm.kernels.cholesky import factorise, solve_lower
 from daskglm.kernels.moments import Array
-from daskglm.kernels.permutation import spans_constant
+from daskglm.kernels.permutation import spans_constant, split
+from daskglm.kernels.solve import rss_rounding
 
 _EPS = np.finfo(float).eps
-# A nuisance direction of less weight than this among the images of a voxel is not there.
-_MIN_WEIGHT = 1e-8
+# A nuisance direction of less weight than this among the images of a voxel is found by a decomposition, not by its
+# weight, which is a difference of numbers near one; of less length than the other, it is not there.
+_SURE_WEIGHT, _MIN_LENGTH = 1e-5, 1e-12
 # A rearranged regressor of which a voxel's images, beside the nuisance, keep less than this says nothing there.
-_MIN_LEFT = 1e-5
+_MIN_LEFT = 1e-10
 # Where fewer images than this are missing, their sum is taken from that of all: there a sparse product is cheaper.
 _FEW = 0.15
 
@@ -26,30 +28,38 @@ class Incomplete:
 
     Attributes
     ----------
-    values : (n, W) array
-        Images without the nuisance, voxel by voxel, of unit length; zero where missing.
+    values, rest : (n, W) float32 and float16
+        Images without the nuisance, voxel by voxel, of unit length, as :func:`~daskglm.kernels.permutation.split`
+        stores them; zero where missing.
     lost : (L, n) sparse array
         The distinct patterns of images that miss few: 1 where one is missing.
     seen : (U - L, n) array
         Those that miss more: 1 where there is an image, else 0.
     pattern : (W,) int64
         Which of them each voxel has, counted through both.
-    whiten : (U, q, q) array
+    whiten : (U, q, q) float64
         T of each pattern: T Z'Z T' over its images is the identity, or zero where the nuisance Z is not determined.
+    share : (W,) float64
+        Partial correlation, or share of variance, of the regressors as they are.
     count, freedom : (W,) int64
-        Images of each voxel, and degrees of freedom of the error.
+        Images of each voxel, and degrees of freedom of the error: 0 where nothing can be tested.
+    noise : (W,) float64
+        Rounding of the images, as a fraction of the length of the residuals.
     """
 
-    values: NDArray[np.floating]
+    values: NDArray[np.float32]
+    rest: NDArray[np.float16]
     lost: Any
     seen: NDArray[np.floating]
     pattern: NDArray[np.int64]
-    whiten: NDArray[np.floating]
+    whiten: Array
+    share: Array
     count: NDArray[np.int64]
     freedom: NDArray[np.int64]
+    noise: Array
 
 
-def incomplete(values: Array, nuisance: Array, n_tested: int, dtype: DTypeLike = np.float32) -> Incomplete:
+def incomplete(values: Array, nuisance: Array, tested: Array, signed: bool) -> Incomplete:
     """Prepare voxels with gaps.
 
     Parameters
@@ -58,10 +68,10 @@ def incomplete(values: Array, nuisance: Array, n_tested: int, dtype: DTypeLike =
         Images; what is not finite is missing.
     nuisance : (n, q) float64
         Z, orthonormal over all images.
-    n_tested : int
-        s.
-    dtype : dtype
-        Of what is multiplied.
+    tested : (n, s) float64
+        Tested regressors, likewise.
+    signed : bool
+        For t, s = 1.
 
     Returns
     -------
@@ -69,31 +79,74 @@ def incomplete(values: Array, nuisance: Array, n_tested: int, dtype: DTypeLike =
     """
     there = np.isfinite(values)
     seen, pattern = _patterns(there)
-    rank = nuisance.shape[1]
-    pairs = (nuisance[:, :, None] * nuisance[:, None, :]).reshape(len(values), -1)
-    weights, directions = np.linalg.eigh((seen @ pairs).reshape(len(seen), rank, rank))
-    kept = weights > _MIN_WEIGHT
-    whiten = np.where(kept, 1 / np.sqrt(np.where(kept, weights, 1.0)), 0.0)[:, :, None] * directions.transpose(0, 2, 1)
+    whiten = _whiten(seen, nuisance)
     count = there.sum(axis=0)
     # Residuals do not depend on what is subtracted in the span of the nuisance; a mean keeps them exact.
     filled = np.where(there, values, 0.0)
+    mean = filled.sum(axis=0) / np.maximum(count, 1)
     if spans_constant(nuisance):
-        filled = np.where(there, values - filled.sum(axis=0) / np.maximum(count, 1), 0.0)
+        filled = np.where(there, values - mean, 0.0)
     size = np.linalg.norm(filled, axis=0)
-    own = whiten[pattern]
-    coefficients = np.einsum("vji,vjk,kv->iv", own, own, nuisance.T @ filled, optimize=True)
-    left = np.where(there, filled - nuisance @ coefficients, 0.0)
-    freedom = count - kept.sum(axis=1)[pattern] - n_tested
+    left = _without(filled.T[:, None], nuisance, whiten[pattern], there.T)[:, 0].T
     length = np.linalg.norm(left, axis=0)
     rounding = 8 * _EPS * np.sqrt(len(values)) * (size + np.abs(np.where(there, values, 0.0)).max(axis=0, initial=0.0))
-    good = (length > rounding) & (freedom > 0)
-    scale = np.where(good, 1 / np.where(length > 0, length, 1.0), 0.0)
+    good = length > rounding
+    left *= np.where(good, 1 / np.where(good, length, 1.0), 0.0)
+    directions, determined = _directions(_without(_masked(tested, seen), nuisance, whiten, seen))
+    products = np.einsum("wsn,nw->ws", directions[pattern], left, optimize=True)
+    explained = np.sum(products**2, axis=1)
+    freedom = count - np.any(whiten, axis=2).sum(axis=1)[pattern] - tested.shape[1]
+    power = np.where(there, (values - mean) ** 2, 0.0).sum(axis=0)
+    good &= (1 - explained) * length**2 > rss_rounding(power, count, mean)
+    single, rest = split(left)
     few = int(np.sum(seen.mean(axis=1) > 1 - _FEW))
     return Incomplete(
-        np.ascontiguousarray(left * scale, dtype=dtype), scipy.sparse.csr_array(1 - seen[:few].astype(dtype)),
-        np.ascontiguousarray(seen[few:], dtype=dtype), pattern,
-        np.ascontiguousarray(whiten, dtype=dtype), count, np.where(good, freedom, 0),
+        single, rest, scipy.sparse.csr_array(1 - seen[:few].astype(np.float32)),
+        np.ascontiguousarray(seen[few:], dtype=np.float32), pattern, whiten, products[:, 0] if signed else explained,
+        count, np.where(good & determined[pattern], np.maximum(freedom, 0), 0), rounding / np.where(good, length, 1.0),
     )  # fmt: skip
+
+
+def _masked(columns: Array, seen: Array) -> Array:
+    """Columns (n, k) over the images of each pattern: (U, k, n)."""
+    masked: Array = columns.T * seen[:, None]
+    return masked
+
+
+def _whiten(seen: Array, nuisance: Array) -> Array:
+    """T (U, q, q) of each pattern; rows of zeros for what is not there."""
+    rank = nuisance.shape[1]
+    pairs = (nuisance[:, :, None] * nuisance[:, None, :]).reshape(len(nuisance), -1)
+    weights, directions = np.linalg.eigh((seen @ pairs).reshape(len(seen), rank, rank))
+    directions = directions.transpose(0, 2, 1)
+    lengths = np.sqrt(np.maximum(weights, 0.0))
+    for number in np.flatnonzero((weights < _SURE_WEIGHT).any(axis=1)):
+        _, lengths[number], directions[number] = np.linalg.svd(_padded(seen[number, :, None] * nuisance), False)
+    kept = lengths > _MIN_LENGTH
+    whiten: Array = np.where(kept, 1 / np.where(kept, lengths, 1.0), 0.0)[:, :, None] * directions
+    return whiten
+
+
+def _padded(columns: Array) -> Array:
+    """Columns with as many rows at least: rows of zeros change no singular value."""
+    return np.pad(columns, ((0, max(0, columns.shape[1] - len(columns))), (0, 0)))
+
+
+def _without(rows: Array, nuisance: Array, whiten: Array, seen: NDArray[Any]) -> Array:
+    """Rows (m, k, n), zero where an image is missing, without the nuisance over the images seen (m, n)."""
+    coefficients = (rows @ nuisance) @ whiten.transpose(0, 2, 1) @ whiten
+    left: Array = (rows - coefficients @ nuisance.T) * seen[:, None]
+    return left
+
+
+def _directions(left: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Orthonormal rows of regressors (U, s, n) without the nuisance, and whether all of them are there."""
+    length = np.linalg.norm(left, axis=2)
+    safe = np.where(length > _MIN_LENGTH, length, 1.0)
+    if left.shape[1] == 1:
+        return left / safe[:, :, None], length[:, 0] > _MIN_LENGTH
+    _, singular, rows = np.linalg.svd(left / safe[:, :, None], full_matrices=False)
+    return rows, (length > _MIN_LENGTH).all(axis=1) & (singular.min(axis=1) > 1e-8)
 
 
 def _patterns(there: NDArray[np.bool_]) -> tuple[Array, NDArray[np.int64]]:
@@ -129,46 +182,124 @@ def weighed_rows(moved: NDArray[np.floating], nuisance: Array) -> NDArray[np.flo
 
 
 def incomplete_shares(
-    voxels: Incomplete, moved: NDArray[np.floating], rows: NDArray[np.floating], signed: bool
-) -> NDArray[np.floating]:
+    voxels: Incomplete, moved: NDArray[np.floating], rows: NDArray[np.floating], values: NDArray[np.floating],
+    columns: NDArray[np.int64] | slice, signed: bool,
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:  # fmt: skip
     """Partial correlations, or shares of variance, of rearranged regressors at voxels with gaps.
 
     Parameters
     ----------
     voxels : Incomplete
-        W voxels.
+        Voxels.
     moved : (B, s, n) array
         Rearranged regressors.
     rows : (n, s, s + q, B) array
         From :func:`weighed_rows`.
+    values : (n, W) array
+        Images of some of the voxels, in the precision of the regressors.
+    columns : (W,) int64 or slice
+        Which.
     signed : bool
         For t, s = 1.
 
     Returns
     -------
-    (B, W) array
+    share : (B, W) array
         The regressor is made orthogonal to the nuisance over the images of each voxel:
         t: ``x'y / sqrt(x'x - |T Z'x|^2)`` with y of unit length; F: the same with s regressors.
+    left : (B, W) array
+        Which fraction of the regressor that is: errors grow by it.
     """
     n_moved, n_tested, n_rows = moved.shape
     flat = rows.reshape(n_rows, -1)
     whole = np.ones(n_rows, dtype=flat.dtype) @ flat
-    weighed = np.concatenate([whole - voxels.lost @ flat, voxels.seen @ flat]).reshape(-1, *rows.shape[1:])
+    pattern = voxels.pattern[columns]
+    lost, seen, whiten = voxels.lost, voxels.seen, voxels.whiten
+    if not isinstance(columns, slice):
+        some, pattern = np.unique(pattern, return_inverse=True)
+        few = some < lost.shape[0]
+        lost, seen, whiten = lost[some[few]], seen[some[~few] - lost.shape[0]], whiten[some]
+    weighed = np.concatenate([whole - lost @ flat, seen.astype(flat.dtype, copy=False) @ flat])
+    weighed = weighed.reshape(-1, *rows.shape[1:])
     gram, cross = weighed[:, :, :n_tested], weighed[:, :, n_tested:]
-    white = voxels.whiten[:, None] @ cross
+    white = whiten.astype(flat.dtype, copy=False)[:, None] @ cross
     left = gram - (white[:, :, None] * white[:, None]).sum(axis=3)
-    effect = (moved.reshape(-1, n_rows) @ voxels.values).reshape(n_moved, n_tested, -1)
+    effect = (moved.reshape(-1, n_rows) @ values).reshape(n_moved, n_tested, -1)
     diagonal = np.arange(n_tested)
-    least = _MIN_LEFT * whole.reshape(rows.shape[1:])[diagonal, diagonal]
-    lost = (left[:, diagonal, diagonal] <= least).any(axis=1)
+    kept = (left[:, diagonal, diagonal] / whole.reshape(rows.shape[1:])[diagonal, diagonal]).min(axis=1)
     if n_tested == 1:
-        scale = np.where(lost, 0.0, 1 / np.sqrt(np.where(lost, 1.0, left[:, 0, 0]))).astype(effect.dtype)
-        share: NDArray[np.floating] = effect[:, 0] * scale[voxels.pattern].T
-        return share if signed else share * share
+        scale = _root(kept, left[:, 0, 0]).astype(effect.dtype)
+        share: NDArray[np.floating] = effect[:, 0] * scale[pattern].T
+        return (share if signed else share * share), kept[pattern].T
     matrices = np.moveaxis(left.astype(np.float64), 0, 2).reshape(n_tested, n_tested, -1)
-    factors = factorise(matrices).reshape(n_tested, n_tested, -1, n_moved)[:, :, voxels.pattern]
+    factors, kept = _factors(matrices, kept.reshape(-1))
+    factors = factors.reshape(n_tested, n_tested, -1, n_moved)[:, :, pattern]
     right = effect.transpose(1, 2, 0).reshape(n_tested, 1, -1).astype(np.float64)
     white_effect = solve_lower(factors.reshape(n_tested, n_tested, -1), right)
     explained = np.sum(white_effect**2, axis=(0, 1)).reshape(-1, n_moved)
-    explained = np.where(lost[voxels.pattern] | ~np.isfinite(explained), 0.0, explained)
-    return np.ascontiguousarray(explained.T, dtype=effect.dtype)
+    kept = kept.reshape(-1, n_moved)[pattern].T
+    explained = np.where((kept > _MIN_LEFT) & np.isfinite(explained.T), explained.T, 0.0)
+    return np.ascontiguousarray(explained, dtype=effect.dtype), kept
+
+
+def incomplete_pairs(
+    voxels: Incomplete, moved: Array, nuisance: Array, values: Array, columns: NDArray[np.int64], signed: bool
+) -> tuple[Array, Array]:
+    """The same for pairs of a rearrangement and a voxel, each by itself: no pair depends on which others there are.
+
+    Parameters
+    ----------
+    voxels : Incomplete
+        Voxels.
+    moved : (P, s, n) float64
+        Rearranged regressors of each pair.
+    nuisance : (n, q) float64
+        Z.
+    values : (P, n) float64
+        Images of each pair.
+    columns : (P,) int64
+        Its voxel.
+    signed : bool
+        For t, s = 1.
+
+    Returns
+    -------
+    share, left : (P,) float64
+    """
+    n_tested, pattern = moved.shape[1], voxels.pattern[columns]
+    n_few = voxels.lost.shape[0]
+    seen = np.ones((len(pattern), moved.shape[2]))
+    dense = pattern >= n_few
+    seen[dense] = voxels.seen[pattern[dense] - n_few]
+    seen[~dense] -= voxels.lost[pattern[~dense]].toarray() if (~dense).any() else 0.0
+    there = moved * seen[:, None]
+    gram = (there[:, :, None] * there[:, None]).sum(axis=3)
+    cross = (there[:, :, None] * nuisance.T).sum(axis=3)
+    white = (cross[:, :, None] * voxels.whiten[pattern][:, None]).sum(axis=3)
+    left = gram - (white[:, :, None] * white[:, None]).sum(axis=3)
+    effect = (there * values[:, None]).sum(axis=2)
+    diagonal = np.arange(n_tested)
+    kept = (left[:, diagonal, diagonal] / (moved**2).sum(axis=2)).min(axis=1)
+    if n_tested == 1:
+        share = effect[:, 0] * _root(kept, left[:, 0, 0])
+        return (share if signed else share * share), kept
+    factors, kept = _factors(np.moveaxis(left, 0, 2).copy(), kept)
+    explained = np.sum(solve_lower(factors, effect.T[:, None]) ** 2, axis=(0, 1))
+    return np.where((kept > _MIN_LEFT) & np.isfinite(explained), explained, 0.0), kept
+
+
+def _root(kept: NDArray[np.floating], left: NDArray[np.floating]) -> NDArray[np.floating]:
+    """1 / sqrt(left); zero where next to nothing is kept."""
+    good = (kept > _MIN_LEFT) & (left > 0)
+    root: NDArray[np.floating] = np.where(good, 1 / np.sqrt(np.where(good, left, 1.0)), 0.0)
+    return root
+
+
+def _factors(matrices: Array, kept: NDArray[np.floating]) -> tuple[Array, Array]:
+    """Cholesky factors of (s, s, m), and which fraction of its least regressor is kept beside the others."""
+    diagonal = np.arange(len(matrices))
+    sizes = matrices[diagonal, diagonal].copy()
+    factors = factorise(matrices)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        least = np.nan_to_num((factors[diagonal, diagonal] ** 2 / sizes).min(axis=0))
+    return factors, np.minimum(kept, 1.0) * least

@@ -10,6 +10,8 @@ from daskglm.kernels.moments import Array
 _TAIL_SHARE = 0.25
 _TAIL_P = 0.1
 _FEWEST = 20
+# Statistics that differ by less, relatively, are equal but for rounding.
+_TIE = 1e-9
 
 
 def corrected_p(stats: Array, maxima: Array, tail: bool = False) -> Array:
@@ -27,12 +29,11 @@ def corrected_p(stats: Array, maxima: Array, tail: bool = False) -> Array:
     Returns
     -------
     (V,) float64
-        ``(1 + number of maxima >= statistic) / (1 + m)``: the data as they are count as one rearrangement. Ties
-        count, up to the rounding of single precision. NaN for NaN.
+        ``(1 + number of maxima >= statistic) / (1 + m)``: the data as they are count as one rearrangement, and ties
+        count. NaN for NaN.
     """
     order = np.sort(maxima)
-    level = stats - 1e-5 * np.abs(stats)
-    reached = len(order) - np.searchsorted(order, level, side="left")
+    reached = len(order) - np.searchsorted(order, tie_level(stats), side="left")
     p: Array = np.asarray((1 + reached) / (1 + len(order)), dtype=np.float64)
     if tail:
         fitted = _tail_p(stats, order)
@@ -40,6 +41,23 @@ def corrected_p(stats: Array, maxima: Array, tail: bool = False) -> Array:
         p[replaced] = fitted[replaced]
     p[np.isnan(stats)] = np.nan
     return p
+
+
+def tie_level(stats: NDArray[np.floating]) -> NDArray[np.floating]:
+    """What reaches a statistic, or equals it but for rounding.
+
+    Parameters
+    ----------
+    stats : (V,) array
+        Statistics.
+
+    Returns
+    -------
+    (V,) array
+        A little less than they.
+    """
+    level: NDArray[np.floating] = stats - _TIE * np.abs(stats)
+    return level
 
 
 def counted_p(counts: NDArray[np.int64], n_perm: int) -> Array:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from daskglm.kernels.basis import orthonormal_basis, split_directions
 from daskglm.kernels.moments import Array
+from daskglm.kernels.solve import rss_rounding
 
 SCHEMES = ("freedman-lane", "smith", "dekker", "draper-stoneman", "ter-braak")
 _EPS = np.finfo(float).eps
@@ -76,9 +77,7 @@ def partition(design: Array, contrast: Array, invariant: Array | None = None) ->
     return Partition(tested, raw, nuisance, moving)
 
 
-def rearranged(
-    parts: Partition, index: NDArray[np.int64], sign: Array, scheme: str, dtype: DTypeLike = np.float32
-) -> NDArray[np.floating]:
+def rearranged(parts: Partition, index: NDArray[np.int64], sign: Array, scheme: str) -> Array:
     """Regressors after each of B rearrangements.
 
     Parameters
@@ -89,19 +88,17 @@ def rearranged(
         Row ``i`` becomes ``sign[i] * row index[i]``.
     scheme : str
         One of SCHEMES.
-    dtype : dtype
-        Of the result.
 
     Returns
     -------
-    (B, s + k, n) array
+    (B, s + k, n) float64
         Freedman-Lane and ter Braak: the tested and the moving nuisance regressors. Smith (Dekker) and
         Draper-Stoneman: only the tested ones, rearranged with and without having been made orthogonal to the
         nuisance, orthonormal again: k = 0. Zero where a rearranged regressor lies in the nuisance.
     """
     if scheme in ("freedman-lane", "ter-braak"):
         moved = _moved(np.concatenate([parts.tested, parts.moving], axis=1), index, sign)
-        return np.ascontiguousarray(moved.transpose(0, 2, 1), dtype=dtype)
+        return np.ascontiguousarray(moved.transpose(0, 2, 1))
     moved = _moved(parts.raw if scheme == "draper-stoneman" else parts.tested, index, sign)
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     moved = moved - parts.nuisance @ (parts.nuisance.T @ moved)
@@ -110,13 +107,11 @@ def rearranged(
     else:
         left = np.linalg.norm(moved, axis=1, keepdims=True)
         moved = np.where(left > 1e-8 * length, moved / np.where(left > 0, left, 1.0), 0.0)
-    return np.ascontiguousarray(moved.transpose(0, 2, 1), dtype=dtype)
+    return np.ascontiguousarray(moved.transpose(0, 2, 1))
 
 
-def residuals(
-    parts: Partition, values: NDArray[np.floating], scheme: str, dtype: DTypeLike = np.float32
-) -> NDArray[np.floating]:
-    """What is multiplied: the images without the nuisance (ter Braak: without the design), of unit length.
+def residuals(parts: Partition, values: NDArray[np.floating]) -> tuple[Array, Array]:
+    """Images without the nuisance, of unit length.
 
     Parameters
     ----------
@@ -124,30 +119,99 @@ def residuals(
         Contrast of n rows.
     values : (n, W) float32 or float64
         Images.
-    scheme : str
-        One of SCHEMES.
-    dtype : dtype
-        Of the result.
 
     Returns
     -------
-    (n, W) array
-        Zero where nothing is left but rounding.
+    left : (n, W) float64
+        Zero where nothing can be tested: nothing is left but rounding, or the whole design explains the image.
+    noise : (W,) float64
+        Rounding of the images themselves, as a fraction of the length.
     """
-    first = values[:1] if spans_constant(parts.nuisance) else np.zeros((1, values.shape[1]), dtype=values.dtype)
+    first = values[0] if spans_constant(parts.nuisance) else np.zeros(values.shape[1])
     left = np.subtract(values, first, dtype=np.float64)
-    size = np.einsum("iw,iw->w", left, left)
+    size = np.sqrt(np.einsum("iw,iw->w", left, left))
     left -= parts.nuisance @ (parts.nuisance.T @ left)
-    if scheme == "ter-braak":
-        left -= parts.tested @ (parts.tested.T @ left)
     length = np.sqrt(np.einsum("iw,iw->w", left, left))
-    # Subtracting the first image leaves rounding of its own size.
-    rounding = 8 * _EPS * np.sqrt(len(values)) * (np.sqrt(size) + np.abs(values[0]))
-    scale = np.where(length > rounding, 1.0 / np.where(length > 0, length, 1.0), 0.0)
-    return np.multiply(left, scale, out=np.empty(left.shape, dtype=dtype), casting="same_kind")
+    rounding = 8 * _EPS * np.sqrt(len(values)) * (size + np.abs(values[0]))
+    safe = np.where(length > rounding, length, 1.0)
+    left *= np.where(length > rounding, 1 / safe, 0.0)
+    left[:, _explained(parts, values, left, length)] = 0.0
+    return left, rounding / safe
 
 
-def shares(products: NDArray[np.floating], n_tested: int, signed: bool) -> NDArray[np.floating]:
+def _explained(parts: Partition, values: NDArray[np.floating], left: Array, length: Array) -> NDArray[np.int64]:
+    """Images (n, W) that the whole design explains to rounding, as a fit of it says; `left` are their residuals."""
+    inside = np.square(parts.tested.T @ left).sum(axis=0)
+    close = np.flatnonzero(inside > 1 - 1e-6)
+    rss = np.square(_without(parts.tested, left[:, close])).sum(axis=0) * length[close] ** 2
+    some = values[:, close].astype(np.float64)
+    whole = np.concatenate([parts.nuisance, parts.tested], axis=1)
+    reference = some[0] if spans_constant(whole) else np.zeros(close.size)
+    found: NDArray[np.int64] = close[rss <= rss_rounding(np.square(some - reference).sum(axis=0), len(some), reference)]
+    return found
+
+
+def without_tested(parts: Partition, left: Array) -> Array:
+    """Residuals of the whole design, of unit length: what ter Braak permutes.
+
+    Parameters
+    ----------
+    parts : Partition
+        Contrast of n rows.
+    left : (n, W) float64
+        From :func:`residuals`.
+
+    Returns
+    -------
+    (n, W) float64
+    """
+    rest = _without(parts.tested, left)
+    length = np.sqrt(np.einsum("iw,iw->w", rest, rest))
+    return rest / np.where(length > 0, length, 1.0)
+
+
+def split(left: Array) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    """Store residuals in 35 bits.
+
+    Parameters
+    ----------
+    left : (n, W) float64
+        Residuals of unit length.
+
+    Returns
+    -------
+    single : (n, W) float32
+        What is multiplied.
+    rest : (n, W) float16
+        2^24 times what rounding took away: 11 bits more, for what is computed again.
+    """
+    single = left.astype(np.float32)
+    return single, ((left - single) * 2.0**24).astype(np.float16)
+
+
+def joined(single: NDArray[np.float32], rest: NDArray[np.float16], columns: NDArray[np.int64]) -> Array:
+    """Some residuals in double precision.
+
+    Parameters
+    ----------
+    single, rest : (n, W) arrays
+        From :func:`split`.
+    columns : (K,) int64
+        Which.
+
+    Returns
+    -------
+    (n, K) float64
+    """
+    whole: Array = np.take(rest, columns, axis=1).astype(np.float64)
+    whole *= 2.0**-24
+    whole += np.take(single, columns, axis=1)
+    return whole
+
+
+def shares(
+    products: NDArray[np.floating], n_tested: int, signed: bool
+) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
     """Partial correlations, or shares of variance, of rearranged regressors.
 
     Parameters
@@ -161,21 +225,66 @@ def shares(products: NDArray[np.floating], n_tested: int, signed: bool) -> NDArr
 
     Returns
     -------
-    (B, W) array
+    share : (B, W) array
         For t the partial correlation b / sqrt(1 - sum c^2), b the product with the tested and c those with the
         nuisance regressors; for F sum b^2 / (1 - sum c^2). They grow with t and F.
+    left : (B, W) array or None
+        1 - sum c^2, by which errors grow; None where it is 1.
     """
     tested, nuisance = products[:, :n_tested], products[:, n_tested:]
+    left = _left(nuisance) if nuisance.shape[1] else None
     if not signed:
         explained = np.einsum("bsw,bsw->bw", tested, tested)
-        return explained if not nuisance.shape[1] else explained / _left(nuisance)
-    if not nuisance.shape[1]:
-        return tested[:, 0]
-    return np.divide(tested[:, 0], np.sqrt(_left(nuisance)), out=tested[:, 0])
+        return (explained if left is None else explained / left), left
+    if left is None:
+        return tested[:, 0], None
+    return np.divide(tested[:, 0], np.sqrt(left), out=tested[:, 0]), left
+
+
+def growth(left: NDArray[np.floating] | None, n_nuisance: int, n_tested: int, signed: bool) -> NDArray[np.float64]:
+    """How much larger errors of shares are than those of products.
+
+    Parameters
+    ----------
+    left : array or None
+        From :func:`shares`, or its least value.
+    n_nuisance, n_tested : int
+        Regressors of the nuisance that move, and s.
+    signed : bool
+        For t.
+
+    Returns
+    -------
+    array of float64
+        Of b / sqrt(1 - sum c^2), or of sum b^2 / (1 - sum c^2), at most.
+    """
+    direct = 1.0 if signed else 2 * np.sqrt(n_tested)
+    if left is None:
+        return np.asarray(direct)
+    kept = np.clip(left.astype(np.float64), np.finfo(float).tiny, 1.0)
+    found: NDArray[np.float64] = (direct + 2 * np.sqrt(n_nuisance * (1 - kept))) / kept
+    return found
+
+
+def product_error(n_rows: int, size: float | Array) -> float | Array:
+    """Rounding of a single-precision product of unit vectors.
+
+    Parameters
+    ----------
+    n_rows : int
+        Their length.
+    size : float or (W,) array
+        Of the product: sums on the way to it are seldom larger.
+
+    Returns
+    -------
+    float or (W,) array
+    """
+    return 2.0**-24 * (16 + 3 * np.sqrt(n_rows) * size)
 
 
 def statistics(
-    share: NDArray[np.floating], n_tested: int, freedom: int | NDArray[Any], signed: bool
+    share: NDArray[np.floating], n_tested: int, freedom: float | NDArray[Any], signed: bool
 ) -> NDArray[np.floating]:
     """Statistics t or F of what :func:`shares` gave.
 
@@ -195,15 +304,16 @@ def statistics(
     array
         t = r sqrt(v / (1 - r^2)); F = R^2 / s / ((1 - R^2) / v).
     """
-    tiny = np.finfo(share.dtype).tiny
+    # A rearrangement may explain everything: the statistic is very large then, not infinite.
+    least = np.finfo(share.dtype).eps
     if signed:
-        return share * np.sqrt(freedom / np.maximum(1 - share * share, tiny)).astype(share.dtype, copy=False)
-    ratio: NDArray[np.floating] = share / np.maximum(1 - share, tiny) * (np.asarray(freedom) / n_tested)
+        return share * np.sqrt(freedom / np.maximum(1 - share * share, least)).astype(share.dtype, copy=False)
+    ratio: NDArray[np.floating] = share / np.maximum(1 - share, least) * (np.asarray(freedom) / n_tested)
     return ratio.astype(share.dtype, copy=False)
 
 
 def even_scale(
-    share: NDArray[np.floating], n_tested: int, freedom: int | NDArray[Any], signed: bool
+    share: NDArray[np.floating], n_tested: int, freedom: float | NDArray[Any], signed: bool
 ) -> NDArray[np.floating]:
     """Statistics that are comparable between voxels with different degrees of freedom.
 
@@ -231,28 +341,6 @@ def even_scale(
     return result.astype(share.dtype, copy=False)
 
 
-def exceedances(stats: NDArray[np.floating], observed: NDArray[np.floating]) -> NDArray[np.int64]:
-    """How many of B statistics are at least the observed one, at every voxel.
-
-    Parameters
-    ----------
-    stats : (B, W) array
-        Under rearrangements.
-    observed : (W,) array
-        Of the data, computed in the same way.
-
-    Returns
-    -------
-    (W,) int64
-        Ties count, up to the rounding of single precision.
-    """
-    reached = stats >= observed - 1e-5 * np.abs(observed)
-    counts = np.zeros(stats.shape[1], dtype=np.int64)
-    for start in range(0, len(stats), 255):
-        counts += np.add.reduce(reached[start : start + 255], axis=0, dtype=np.uint8)
-    return counts
-
-
 def spans_constant(basis: Array) -> bool:
     """Whether the all-one vector is in the span of an orthonormal basis.
 
@@ -266,6 +354,12 @@ def spans_constant(basis: Array) -> bool:
     bool
     """
     return bool(np.abs(basis @ basis.sum(axis=0) - 1).max(initial=0.0) < 1e-10) if basis.shape[1] else False
+
+
+def _without(basis: Array, values: Array) -> Array:
+    """Values (n, W) without what lies in the span of an orthonormal basis."""
+    rest: Array = values - basis @ (basis.T @ values)
+    return rest
 
 
 def _moved(regressors: Array, index: NDArray[np.int64], sign: Array) -> Array:

@@ -150,14 +150,38 @@ def solve(moments: Moments, min_count: int = 1) -> Fit:
     )
 
 
+def rss_rounding(
+    power: Array, count: NDArray[np.int64] | int, reference: NDArray[np.floating], weight: Array | None = None
+) -> Array:
+    """The sum of squared residuals that is rounding error: a voxel with no more is explained by the design.
+
+    Parameters
+    ----------
+    power : (V,) float64
+        Sum of squares of the images minus their reference.
+    count : (V,) int64 or int
+        Observations.
+    reference : (V,) array
+        What was subtracted.
+    weight : (V,) float64, optional
+        Sum of the weights, where it is not the count.
+
+    Returns
+    -------
+    (V,) float64
+        Of the products, and of the images' own values about their reference.
+    """
+    eps = np.finfo(float).eps
+    own = (count if weight is None else weight) * (8 * eps * np.asarray(reference, dtype=np.float64)) ** 2
+    rounding: Array = 8 * eps * np.sqrt(np.maximum(count, 1)) * power + own
+    return rounding
+
+
 def _residual_variance(moments: Moments, theta: Array, ranks: NDArray[np.intp], min_count: int) -> Array:
     """RSS / (n - rank); zero where RSS is rounding error, NaN where nothing is left to divide by."""
     residual = moments.power - np.einsum("ij,ij->j", theta, moments.cross)
-    eps = np.finfo(float).eps
-    # Rounding of the products, and of the images' own values about their reference.
-    rounding = 8 * eps * np.sqrt(np.maximum(moments.count, 1)) * moments.power
-    rounding += constant_sums(moments)[1] * (8 * eps * moments.reference) ** 2
-    residual[residual <= rounding] = 0.0
+    total = constant_sums(moments)[1]
+    residual[residual <= rss_rounding(moments.power, moments.count, moments.reference, total)] = 0.0
     freedom = moments.count - ranks
     usable = (freedom > 0) & (moments.count >= min_count)
     variance: Array = np.where(usable, residual / np.where(usable, freedom, 1), np.nan)

@@ -1,13 +1,18 @@
 """Permuted statistics of groups with variances of their own: Aspin and Welch's v, and G (Winkler et al. 2014)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from daskglm.kernels.cholesky import factorise
+from daskglm.kernels.distributions import f_z_score, t_z_score
 from daskglm.kernels.moments import Array
 from daskglm.kernels.permutation import Partition
+
+# A group of which less than this part of the residuals is left is explained by the design.
+_MIN_RESIDUAL = 1e-12
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,7 @@ def variance_groups(parts: Partition, names: NDArray[np.generic]) -> VarianceGro
     return VarianceGroups(members, gram, members @ left)
 
 
-def grouped_rows(
-    parts: Partition, groups: VarianceGroups, index: NDArray[np.int64], sign: Array, dtype: DTypeLike = np.float32
-) -> NDArray[np.floating]:
+def grouped_rows(parts: Partition, groups: VarianceGroups, index: NDArray[np.int64], sign: Array) -> Array:
     """Regressors after each of B rearrangements, group by group.
 
     Parameters
@@ -63,29 +66,27 @@ def grouped_rows(
         g groups; rearrangements do not mix them.
     index, sign : (B, n)
         Rearrangements.
-    dtype : dtype
-        Of the result.
 
     Returns
     -------
-    (B, g r, n) array
+    (B, g r, n) float64
         Zero outside of the group.
     """
     moved = (_basis(parts)[index] * sign[:, :, None]).transpose(0, 2, 1)
     apart = moved[:, None] * groups.members[None, :, None, :]
-    return np.ascontiguousarray(apart.reshape(len(index), -1, index.shape[1]), dtype=dtype)
+    return np.ascontiguousarray(apart.reshape(len(index), -1, index.shape[1]))
 
 
 def group_statistics(
-    products: NDArray[np.floating], squares: NDArray[np.floating], groups: VarianceGroups, n_tested: int, signed: bool
-) -> NDArray[np.floating]:
-    """Statistics v or G.
+    products: NDArray[Any], squares: NDArray[Any], groups: VarianceGroups, n_tested: int, signed: bool
+) -> tuple[Array, Array]:
+    """Statistics v or G and their degrees of freedom.
 
     Parameters
     ----------
-    products : (B, g r, W) array
+    products : (B, g r, W) float64
         ``grouped_rows(...) @ residuals``.
-    squares : (g, W) array
+    squares : (g, W) float64
         Sums of squared residuals of the nuisance model in each group: rearrangements do not change them.
     groups : VarianceGroups
         Groups.
@@ -96,34 +97,55 @@ def group_statistics(
 
     Returns
     -------
-    (B, W) array
+    stat : (B, W) float64
         With residual variances w_g^-1 = RSS_g / sum R_nn, a the coefficients and A = sum w_g B_g'B_g:
-        ``v = a / sqrt((A^-1)_tt)``; ``G = a_t' ((A^-1)_tt)^-1 a_t / (s L)``,
-        ``L = 1 + 2 (s - 1) / (s (s + 2)) sum (1 - w_g n_g / sum w n)^2 / sum R_nn``. 0 where a group has no residual.
+        ``v = a / sqrt((A^-1)_tt)``; ``G = a_t' ((A^-1)_tt)^-1 a_t / (s L)``, ``L = 1 + 2 (s - 1) / (s (s + 2)) D``,
+        ``D = sum (1 - w_g n_g / sum w n)^2 / sum R_nn``. NaN where a group has no residual.
+    freedom : (B, W) float64
+        Those of the error as PALM takes them: 1 / (3 D) of v, s (s + 2) / (3 D) of G.
     """
     n_moved, _, n_voxels = products.shape
     n_groups, rank = groups.gram.shape[:2]
     by_group = products.reshape(n_moved, n_groups, rank, n_voxels)
     coefficients = by_group.sum(axis=1)
-    gram = groups.gram.astype(products.dtype)
-    weights = np.empty((n_groups, n_moved, n_voxels), dtype=products.dtype)
+    weights = np.empty((n_groups, n_moved, n_voxels))
     for number in range(n_groups):
-        fitted = np.einsum("ij,bjw->biw", gram[number], coefficients) - 2 * by_group[:, number]
+        fitted = np.einsum("ij,bjw->biw", groups.gram[number], coefficients) - 2 * by_group[:, number]
         rss = squares[number] + np.einsum("biw,biw->bw", coefficients, fitted)
-        with np.errstate(divide="ignore"):
-            weights[number] = groups.freedom[number] / np.where(rss > 1e-6 * squares[number], rss, np.nan)
-    matrices = np.tensordot(gram.reshape(n_groups, -1).T, weights.reshape(n_groups, -1), axes=1)
+        there = rss > _MIN_RESIDUAL * squares[number]
+        weights[number] = groups.freedom[number] / np.where(there, rss, np.nan)
+    matrices = np.tensordot(groups.gram.reshape(n_groups, -1).T, weights.reshape(n_groups, -1), axes=1)
     factors = factorise(matrices.reshape(rank, rank, -1)).reshape(rank, rank, n_moved, n_voxels)
     tested = coefficients[:, rank - n_tested :]
-    if signed:
-        return np.nan_to_num(tested[:, 0] * factors[-1, -1])
-    first = rank - n_tested
-    white = [np.einsum("ibw,biw->bw", factors[k:, k], tested[:, k - first :]) for k in range(first, rank)]
-    quadratic = np.sum(np.square(white), axis=0)
     sizes = groups.members.sum(axis=1)[:, None, None] * weights
     spread = np.sum((1 - sizes / sizes.sum(axis=0)) ** 2 / groups.freedom[:, None, None], axis=0)
-    scale = n_tested * (1 + 2 * (n_tested - 1) / (n_tested * (n_tested + 2)) * spread)
-    return np.nan_to_num(quadratic / scale).astype(products.dtype)
+    if signed:
+        return tested[:, 0] * factors[-1, -1], 1 / (3 * spread)
+    first = rank - n_tested
+    white = [np.einsum("ibw,biw->bw", factors[k:, k], tested[:, k - first :]) for k in range(first, rank)]
+    spread /= n_tested * (n_tested + 2)
+    stat: Array = np.sum(np.square(white), axis=0) / (n_tested * (1 + 2 * (n_tested - 1) * spread))
+    return stat, 1 / (3 * spread)
+
+
+def group_z(stat: Array, freedom: Array, n_tested: int, signed: bool) -> Array:
+    """The z with the same p: what PALM compares between rearrangements and voxels, which differ in freedom.
+
+    Parameters
+    ----------
+    stat, freedom : (B, W) float64
+        From :func:`group_statistics`.
+    n_tested : int
+        s.
+    signed : bool
+        v; else G.
+
+    Returns
+    -------
+    (B, W) float64
+        Of the upper tail of t or F.
+    """
+    return t_z_score(stat, freedom) if signed else f_z_score(stat, np.float64(n_tested), freedom)
 
 
 def _basis(parts: Partition) -> Array:

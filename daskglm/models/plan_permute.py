@@ -187,7 +187,7 @@ def _shape(
         n_maxima=1 + (2 if chosen["threshold"] is not None else 0) + (1 if chosen["tfce"] else 0),
         n_maps=8 + (4 if chosen["threshold"] is not None else 0) + (3 if chosen["tfce"] else 0),
         neighbours=int(chosen["connectivity"]) if whole else 0,
-        prepared=(prepared := source.data.nbytes * len(tests) <= resident),
+        prepared=(prepared := graph.TILE_BYTES * source.data.size * len(tests) <= resident),
         resident=not prepared and source.data.nbytes <= resident,
     )  # fmt: skip
 
@@ -205,7 +205,7 @@ def _tasks(shape: _Shape) -> int:
     n_tasks += count_tasks(*seen) if keep else count_tasks(*[item[0] for item in seen])
     blocks = graph.Blocks(parts, edges, shape.source.data.shape[0], [[[]]] * len(lazy) if keep else None)
     plan = graph._Plan(
-        blocks, tests, shared("rearrangements", shape.rearrangements), [shared("levels", 0) for _ in lazy],
+        blocks, tests, shared("rearrangements", shape.rearrangements),
         shared("on-map", 0) if shape.whole_maps else None, shared("enhanced", 0), shape.unit[1],
     )  # fmt: skip
     # Units run in waves, and those of a wave share what they need.
@@ -224,9 +224,9 @@ def _needs(shape: _Shape, gaps: bool) -> Needs:
     (n_rows, n_voxels), width, size = source.data.shape, shape.width, shape.source.data.dtype.itemsize
     part, n_parts, (unit, together) = n_rows * width, len(shape.edges) - 1, shape.unit
     rank = shape.tests[0].parts.nuisance.shape[1]
-    patterns = 4 * rank**2 * width if gaps else 0
+    patterns = 8 * rank**2 * width if gaps else 0
     share = 1.0 if not where.cluster else min(1.0, (n_parts / where.workers + 2) / n_parts)
-    images, tiles = n_rows * n_voxels, n_tests * (4 * part * (2 if gaps else 1) + patterns)
+    images, tiles = n_rows * n_voxels, n_tests * (graph.TILE_BYTES * part * (2 if gaps else 1) + 32 * width + patterns)
     # Images of a source block wait for those of all others, and are copied into blocks of voxels then.
     column = n_rows * max(source.data.chunks[1])
     loading = size * min(images, (1 if shape.resident else where.threads + 1) * column)
@@ -260,9 +260,8 @@ def _timed(plan: Plan, shape: _Shape, heights: tuple[float | None, ...], chosen:
     data, rng, test = shape.source.data, np.random.default_rng(0), shape.tests[0]
     tiles = make_tiles(rng.standard_normal((data.shape[0], TILE), dtype=np.float32), test)
     index, sign = shape.rearrangements.take(0, min(_CALIBRATED, shape.rearrangements.count))
-    level = np.ones(TILE)
-    permute(tiles, test, index[:1], sign[:1], level)  # the first call of a kernel loads things
-    each = seconds_of(lambda: permute(tiles, test, index, sign, level)) / len(index)
+    permute(tiles, test, index[:1], sign[:1])  # the first call of a kernel loads things
+    each = seconds_of(lambda: permute(tiles, test, index, sign)) / len(index)
     n_done = shape.rearrangements.count * len(shape.tests)
     work = n_done * each * shape.n_voxels / TILE
     work += read_seconds(shape.source) * plan.bytes_read / max(shape.source.n_bytes, 1) * data.size

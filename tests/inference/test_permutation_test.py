@@ -302,26 +302,9 @@ def test_images_beyond_the_memory_give_the_same(monkeypatch):
     monkeypatch.setattr(graph, "memory_limit", lambda: 0)
     monkeypatch.setattr(graph, "_UNIT", (25, 25))
     found = permutation_test(images(values, (4, 50)), design, {"x": "x", "mean": "x, mean"}, **named)
-    assert len(calls) == 4  # once a unit: nothing is kept
+    assert len(calls) == 5  # once to observe and once a unit: nothing is kept
     for name in whole:
         assert np.array_equal(found[name].values, whole[name].values, equal_nan=True), name
-
-
-def test_groups_with_variances_of_their_own_equal_welch_under_every_flip():
-    group = np.repeat([0.0, 1.0], [3, 5])
-    values = noise(8, 5) * np.where(group == 0, 4, 1)[:, None]
-    design = pd.DataFrame({"group": group, "mean": np.ones(8)})
-    named = {"rearrangement": "sign_flip", "variance_groups": group, "two_sided": False}
-    found = quiet(images(values), design, {"group": "group"}, n_perm=1000, **named)
-    values = values.astype(np.float32).astype(float)
-    welch = [stats.ttest_ind(values[group == 1], values[group == 0], equal_var=False).statistic]
-    np.testing.assert_allclose(found["stat"].values[0], welch[0], rtol=1e-6)
-    left = values - values.mean(axis=0)
-    for sign in list(product((1, -1), repeat=8))[1:]:
-        moved = left * np.array(sign)[:, None]
-        welch.append(stats.ttest_ind(moved[group == 1], moved[group == 0], equal_var=False).statistic)
-    expected = (np.max(welch, axis=1)[:, None] >= welch[0] - 1e-4 * np.abs(welch[0])).mean(axis=0)
-    np.testing.assert_allclose(10 ** -found["logp_max_stat"].values[0], expected, rtol=1e-9)
 
 
 def test_variance_groups_that_cannot_be():

@@ -21,10 +21,10 @@ def problem(seed=0):
 def ours(design, contrast, values, index, sign, signed, names=GROUP):
     parts = partition(design, np.atleast_2d(contrast))
     groups = variance_groups(parts, names)
-    left = residuals(parts, values, "freedman-lane", np.float64)
-    rows = grouped_rows(parts, groups, index, sign, np.float64)
+    left, _ = residuals(parts, values)
+    rows = grouped_rows(parts, groups, index, sign)
     products = (rows.reshape(-1, len(values)) @ left).reshape(len(index), -1, values.shape[1])
-    return group_statistics(products, groups.members @ left**2, groups, parts.tested.shape[1], signed), parts
+    return group_statistics(products, groups.members @ left**2, groups, parts.tested.shape[1], signed)[0], parts
 
 
 def rearranged(parts, values, index, sign):

@@ -1,0 +1,290 @@
+"""What permutation tests count: ties, voxels that cannot be tested, voxels with gaps, and groups' own variances."""
+
+import warnings
+from itertools import combinations, product
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from nibabel import Nifti1Image
+from scipy import stats
+
+from daskglm import SecondLevelModel, VolumeSpace, images_dataset, permutation_test
+
+SHAPE = (6, 5, 4)
+SPACE = VolumeSpace.from_image(Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
+P_MAPS = ("logp_stat", "logp_max_stat", "logp_tfce", "logp_max_tfce", "logp_max_mass", "logp_max_size")
+WHOLE = {"tfce": True, "threshold": 0.05}
+
+
+def images(values):
+    return images_dataset(np.asarray(values), [f"s{k}" for k in range(len(values))], SPACE)
+
+
+def noise(n, seed=0, voxels=120):
+    return np.random.default_rng(seed).standard_normal((n, voxels))
+
+
+def run(values, design, contrast, n_perm=1000, **named):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few distinct rearrangements
+        return permutation_test(images(values), design, {"c": contrast}, n_perm=n_perm, n_jobs=1, **named)
+
+
+def p_of(maps, name):
+    return 10 ** -maps[name].values[0]
+
+
+def group_stat(values, design, contrast, stat_type=None):
+    model = SecondLevelModel(min_coverage=0.0).fit(images(values), design_matrix=design)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = model.compute_contrast(contrast, second_level_stat_type=stat_type, output_type="stat")
+    return np.asarray(found.dataobj).reshape(-1, order="F")
+
+
+# Voxels that cannot be tested
+
+GROUP = pd.DataFrame({"x": np.repeat([0.0, 1.0], 4), "mean": 1.0})
+AGE = pd.DataFrame({"x": np.random.default_rng(3).standard_normal(8), "mean": 1.0})
+ONES = pd.DataFrame({"mean": np.ones(8)})
+
+
+@pytest.mark.parametrize(
+    ("design", "contrast", "bad"),
+    [
+        (ONES, "mean", np.ones(8)),
+        (ONES, "mean", np.full(8, -2.7e6)),
+        (AGE, "x", 3 - 2 * AGE["x"].to_numpy()),
+        (AGE, "x", np.full(8, 0.1)),
+        (GROUP, "x", GROUP["x"].to_numpy()),
+        (GROUP, "x", 1e5 + 0.3 * GROUP["x"].to_numpy()),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_voxel_that_the_design_explains_is_nan_and_counts_nowhere(design, contrast, bad, dtype):
+    values = noise(8, 1).astype(dtype)
+    values[:, [37, 38]] = bad[:, None]
+    found = run(values, design, contrast, **WHOLE)
+    missing = values.copy()
+    missing[:, [37, 38]] = np.nan
+    expected = run(missing, design, contrast, **WHOLE)
+    assert set(found.data_vars) == set(expected.data_vars)
+    for name in set(found.data_vars) - {"n"}:
+        np.testing.assert_allclose(found[name].values, expected[name].values, rtol=1e-5, atol=1e-9, err_msg=name)
+    assert np.isnan(found["stat"].values[0, [37, 38]]).all()
+    assert np.isnan(group_stat(values, design, contrast)[[37, 38]]).all()
+    # A p is never under that of one rearrangement, nor a corrected one under the uncorrected.
+    tested = np.isfinite(found["stat"].values[0])
+    assert (p_of(found, "logp_max_stat") >= p_of(found, "logp_stat") - 1e-12)[tested].all()
+
+
+def test_a_group_without_variance_of_its_own_is_nan():
+    values = noise(8, 2)
+    values[:4, 5] = 1.0  # all alike in one of the groups
+    flips = {"rearrangement": "sign_flip", "variance_groups": GROUP["x"]}
+    found = run(values, GROUP, "x", **flips)
+    assert np.flatnonzero(np.isnan(found["stat"].values[0])).tolist() == [5]
+    assert np.isnan(found["logp_max_stat"].values[0, 5])
+
+
+# Ties
+
+
+@pytest.mark.parametrize("scheme", ["freedman-lane", "smith", "draper-stoneman"])
+def test_no_p_is_smaller_than_the_number_of_rearrangements_allows(scheme):
+    for seed in range(6):
+        # Statistics are the same with all signs changed, or the groups' names exchanged; |t| is up to 50 and more.
+        flips = run(noise(5, seed) + 3 * (seed % 2), ONES[:5], "mean", scheme=scheme, **WHOLE)
+        values = noise(8, seed)
+        values[4:, :60] += 25 * (seed % 2)
+        groups = run(values, GROUP, "x", scheme=scheme, **WHOLE)
+        for name in P_MAPS:
+            assert np.nanmin(p_of(flips, name)) >= 2 / 32 - 1e-12, name
+            assert np.nanmin(p_of(groups, name)) >= 2 / 70 - 1e-12, name
+        for maps in (flips, groups):
+            assert (p_of(maps, "logp_max_stat") >= p_of(maps, "logp_stat") - 1e-12).all()
+
+
+def test_one_sided_p_of_binary_images_is_that_of_fisher():
+    n, first = 12, 5
+    design = pd.DataFrame({"x": (np.arange(n) < first) * 1.0, "mean": 1.0})
+    values = (np.random.default_rng(0).random((n, 120)) < np.linspace(0.2, 0.8, 120)) * 1.0
+    found = run(values, design, "x", two_sided=False)
+    inside, total = values[:first].sum(axis=0), values.sum(axis=0)
+    expected = stats.hypergeom.sf(inside - 1, n, total, first)
+    tested = np.isfinite(found["stat"].values[0])
+    assert tested.sum() > 100
+    assert (np.abs(inside / first - total / n) < 1e-12)[tested].sum() == 0
+    np.testing.assert_allclose(p_of(found, "logp_stat")[tested], expected[tested], rtol=1e-12)
+    # An effect of exactly zero ties with itself: four of eight with the mark, two in each group, are 53 of 70.
+    values = np.tile([1.0, 1, 0, 0, 1, 1, 0, 0], (120, 1)).T
+    zero = run(values, GROUP, "x", two_sided=False)
+    np.testing.assert_allclose(p_of(zero, "logp_stat"), stats.hypergeom.sf(1, 8, 4, 4), rtol=1e-12)
+    np.testing.assert_allclose(p_of(zero, "logp_max_stat"), stats.hypergeom.sf(1, 8, 4, 4), rtol=1e-12)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+@pytest.mark.parametrize("binary", [False, True])
+def test_exhaustive_p_equal_brute_force_in_double_precision(two_sided, binary):
+    values = noise(10, 5) + 0.3
+    values = np.sign(values) * 1.5 if binary else values
+    found = run(values, pd.DataFrame({"mean": np.ones(10)}), "mean", n_perm=2000, two_sided=two_sided)
+    signs = np.array(list(product((1.0, -1.0), repeat=10)))
+    # t of flips grows with the mean, for the sum of squares stays: sums, and so ties, are exact enough.
+    r = signs @ values / np.sqrt(10 * np.sum(values**2, axis=0))
+    r = np.abs(r) if two_sided else r
+    tested = np.abs(r[0]) < 1 - 1e-12
+    assert tested.sum() > 90
+    level = r[0] - 1e-11
+    np.testing.assert_allclose(p_of(found, "logp_stat")[tested], (r >= level).mean(axis=0)[tested], rtol=1e-12)
+    top = r[:, tested].max(axis=1)
+    expected = (top[:, None] >= level).mean(axis=0)
+    np.testing.assert_allclose(p_of(found, "logp_max_stat")[tested], expected[tested], rtol=1e-12)
+
+
+# Voxels with gaps
+
+
+def test_a_part_of_f_that_is_lost_at_a_voxel_leaves_nan_as_a_fit_does():
+    rng = np.random.default_rng(0)
+    site = np.repeat(np.arange(4), 6)
+    design = pd.DataFrame({f"site{k}": (site == k) * 1.0 for k in range(4)})
+    contrast = "site0 - site3, site1 - site3, site2 - site3"
+    values = noise(24, 1) + rng.standard_normal(4)[site][:, None]
+    values[np.ix_(site == 1, range(60))] = np.nan
+    values[0, 60:80] = np.nan
+    found = run(values, design, contrast, n_perm=50)
+    expected = group_stat(values, design, contrast, "F")
+    assert np.isnan(expected[:60]).all()
+    np.testing.assert_allclose(found["stat"].values[0], expected, rtol=1e-9)
+    for name in ("logp_stat", "logp_max_stat", "degrees_of_freedom"):
+        assert np.isnan(found[name].values[0, :60]).all()
+
+
+@pytest.mark.parametrize("scheme", ["freedman-lane", "draper-stoneman"])
+def test_a_voxel_without_any_patient_is_nan(scheme):
+    patient = np.arange(30) < 8
+    design = pd.DataFrame({"patient": patient * 1.0, "mean": 1.0})
+    values = noise(30, 2)
+    values[np.ix_(patient, [3, 4])] = np.nan
+    found = run(values, design, "patient", n_perm=50, scheme=scheme)
+    assert np.flatnonzero(np.isnan(found["stat"].values[0])).tolist() == [3, 4]
+    assert np.flatnonzero(np.isnan(found["logp_max_stat"].values[0])).tolist() == [3, 4]
+    assert np.isnan(group_stat(values, design, "patient")[[3, 4]]).all()
+
+
+@pytest.mark.filterwarnings("ignore:regressor")
+@pytest.mark.parametrize("far", [30.0, 2e3, 9999.0, 1e6])
+@pytest.mark.parametrize("tested", ["x", "z"])
+def test_a_covariate_with_an_outlier_is_tested_where_the_outlier_is_missing(far, tested):
+    rng = np.random.default_rng(4)
+    design = pd.DataFrame({"x": rng.standard_normal(30), "z": rng.standard_normal(30), "mean": 1.0})
+    design.loc[7, "x"] = far
+    values = noise(30, 6) + 2 * np.where(np.arange(30) == 7, 0.0, design["x"])[:, None]
+    values[7, :40] = np.nan
+    found = run(values, design, tested, n_perm=20)
+    for voxel in (0, 39, 60):
+        there = np.isfinite(values[:, voxel])
+        fit = sm.OLS(values[there, voxel], design[there]).fit()
+        np.testing.assert_allclose(found["stat"].values[0, voxel], fit.tvalues[tested], rtol=1e-7)
+        assert found["degrees_of_freedom"].values[0, voxel] == there.sum() - 3
+
+
+# Groups with variances of their own
+
+
+def palm(values, design, contrast, groups, rearrangements):
+    """PALM's statistic and z under each rearrangement, by the definitions (palm_core: fastv, fastg; palm_gtoz)."""
+    n, s = len(design), len(contrast)
+    inverse = np.linalg.pinv(design)
+    left = np.eye(n) - design @ inverse
+    full = np.linalg.svd(contrast)[2]
+    nuisance = design @ full[s:].T
+    rz = np.eye(n) - nuisance @ np.linalg.pinv(nuisance)
+    stat, z = [], []
+    for index, sign in rearrangements:
+        moved = nuisance @ np.linalg.pinv(nuisance) @ values + sign[:, None] * (rz @ values)[index]
+        psi, residual = inverse @ moved, left @ moved
+        of_voxel = []
+        for voxel in range(values.shape[1]):
+            total, weights, traces = np.zeros((design.shape[1],) * 2), [], []
+            for group in np.unique(groups):
+                rows = groups == group
+                trace = np.diag(left)[rows].sum()
+                w = trace / np.sum(residual[rows, voxel] ** 2)
+                total += w * design[rows].T @ design[rows]
+                weights.append(w * rows.sum())
+                traces.append(trace)
+            spread = np.sum((1 - np.array(weights) / np.sum(weights)) ** 2 / np.array(traces))
+            effect = contrast @ psi[:, voxel]
+            covariance = contrast @ np.linalg.inv(total) @ contrast.T
+            if s == 1:
+                v = effect[0] / np.sqrt(covariance[0, 0])
+                of_voxel.append((v, stats.norm.isf(stats.t.sf(v, 1 / (3 * spread)))))
+            else:
+                spread = spread / s / (s + 2)
+                g = effect @ np.linalg.solve(covariance, effect) / s / (1 + 2 * (s - 1) * spread)
+                of_voxel.append((g, stats.norm.isf(stats.f.sf(g, s, 1 / (3 * spread)))))
+        stat.append([one for one, _ in of_voxel])
+        z.append([one for _, one in of_voxel])
+    return np.array(stat), np.array(z)
+
+
+def every_order_within(groups):
+    """All orders of rows within groups."""
+    from itertools import permutations
+
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    for orders in product(*[list(permutations(rows)) for rows in members]):
+        index = np.empty(len(groups), dtype=int)
+        for rows, order in zip(members, orders, strict=True):
+            index[rows] = order
+        yield index, np.ones(len(groups))
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+@pytest.mark.parametrize("kind", ["sign_flip", "permutation"])
+@pytest.mark.parametrize("is_f", [False, True])
+def test_groups_with_variances_of_their_own_equal_palm(kind, is_f, two_sided):
+    if is_f and not two_sided:
+        pytest.skip("F has no sides")
+    rng = np.random.default_rng(8)
+    groups = np.repeat([0, 1], [3, 4] if kind == "permutation" else [3, 5])
+    n, voxels = len(groups), 120
+    values = rng.standard_normal((n, voxels)) * np.where(groups == 0, 4, 1)[:, None]
+    if kind == "permutation":
+        design = np.column_stack([rng.standard_normal(n), groups == 0, groups == 1]).astype(float)
+        rows = np.eye(3)[:2] if is_f else np.eye(3)[:1]
+        every = list(every_order_within(groups))
+    else:
+        design = np.column_stack([groups == 0, groups == 1, rng.standard_normal(n)]).astype(float)
+        rows = np.array([[1.0, -1, 0], [0, 0, 1]]) if is_f else np.array([[1.0, -1, 0]])
+        every = [(np.arange(n), np.array(sign)) for sign in product((1.0, -1.0), repeat=n)]
+    within = groups if kind == "permutation" else None
+    named = {"rearrangement": kind, "variance_groups": groups, "within": within, "two_sided": two_sided}
+    table = pd.DataFrame(design, columns=["a", "b", "c"])
+    found = run(values, table, rows if is_f else rows[0], n_perm=len(every), **named)
+    stat, z = palm(values, design, rows, groups, every)
+    np.testing.assert_allclose(found["stat"].values[0], stat[0], rtol=1e-9)
+    np.testing.assert_allclose(found["scaled_stat"].values[0], z[0], rtol=1e-7, atol=1e-9)
+    z = np.abs(z) if two_sided and not is_f else z
+    level = z[0] - 1e-8 * np.abs(z[0])
+    np.testing.assert_allclose(p_of(found, "logp_stat"), (z >= level).mean(axis=0), rtol=1e-12)
+    expected = (z.max(axis=1)[:, None] >= level).mean(axis=0)
+    np.testing.assert_allclose(p_of(found, "logp_max_stat"), expected, rtol=1e-12)
+    np.testing.assert_allclose(np.sort(found["h0_max_stat"].values[0]), np.sort(z[1:].max(axis=1)), rtol=1e-7)
+
+
+def test_groups_of_four_of_every_exchange_are_found():
+    values = noise(8, 3)
+    found = run(values, GROUP, "x", two_sided=False)
+    every = []
+    for chosen in combinations(range(8), 4):
+        there = np.isin(np.arange(8), chosen)
+        every.append(stats.ttest_ind(values[there], values[~there]).statistic)
+    observed = stats.ttest_ind(values[4:], values[:4]).statistic
+    np.testing.assert_allclose(found["stat"].values[0], observed, rtol=1e-10)
+    expected = (np.max(every, axis=1)[:, None] >= observed - 1e-10 * np.abs(observed)).mean(axis=0)
+    np.testing.assert_allclose(p_of(found, "logp_max_stat"), expected, rtol=1e-12)
