@@ -32,6 +32,8 @@ _SLAB_VOLUMES = (16, 128)
 _PART_VOLUMES = 64
 _EXACT_IN_FLOAT32 = (np.float32, np.float16, np.uint8, np.int8, np.int16, np.uint16)
 _EMPTY = np.empty(0, dtype=object)
+# A volume is suspect where it is zero at more of the voxels, beyond those that every volume lacks.
+_EMPTY_PART = 0.05
 _REMEDY = "restore the run, or leave such volumes (sample_masks) or the run out"
 T = TypeVar("T")
 
@@ -267,22 +269,14 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
     size = min(int(np.clip(_SLAB_VALUES // max(n_voxels, 1), *_SLAB_VOLUMES)), len(wanted))
     numbers, filled = set(wanted.tolist()), 0
     buffers: list[NDArray[Any]] = []
-    faults: dict[int, ImageError] = {}
-    low: list[int] = []
+    watch = _Watch(_run_name(run), run.by_volume)
     for number, values, shape, affine, name in _volumes(run.source, int(wanted[0]), int(wanted[-1]) + 1):
         if number not in numbers:
             continue
         row = prepare(values[None], shape, affine, name, run.how)
-        try:
-            check_any_finite(row, f"volume {number} of {name}", _REMEDY)
-            check_varies(row, f"volume {number} of {name}", _REMEDY)
-        except ImageError as error:
-            faults[number] = error
-        if faults:  # read on, for all of them are named
+        if not watch.passes(number, row):
             continue
-        if run.by_volume:
-            low += [number] if np.nanmean(np.where(np.isfinite(row), row, np.nan), dtype=np.float64) < 1 else []
-            row = percent_of_volume(row)
+        row = percent_of_volume(row) if run.by_volume else row
         if not buffers:  # made once: fresh memory costs more than the arithmetic
             buffers = [np.empty((size, n_voxels), row.dtype) for _ in range(1 if size == len(wanted) else n_buffers)]
         buffers[0][filled] = row[0]
@@ -290,19 +284,57 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
         if filled == size:
             yield buffers[0]
             buffers, filled = [*buffers[1:], buffers[0]], 0
-    if faults:
-        others = f" (and so are volumes {listing(list(faults)[1:], 20)})" if len(faults) > 1 else ""
-        raise ImageError(f"{next(iter(faults.values()))}{others}")
-    if low:
-        warnings.warn(
-            f"signal_scaling=1 makes values percent of the mean of their volume, but in {name} it is below 1 in "
-            f"volumes {listing(low)} and counts as 1: these are no percent; give images that were not demeaned, or "
-            "another signal_scaling (--signal-scaling)",
-            UserWarning,
-            stacklevel=2,
-        )
+    watch.tell(n_voxels)
     if filled:
         yield buffers[0][:filled]
+
+
+class _Watch:
+    """What is wrong with the volumes of a run, found as they are read and told when all were."""
+
+    def __init__(self, name: str, by_volume: bool) -> None:
+        self._name, self._by_volume = name, by_volume
+        self._faults: dict[int, ImageError] = {}
+        self._low: list[int] = []
+        self._zeros: dict[int, int] = {}
+
+    def passes(self, number: int, row: NDArray[Any]) -> bool:
+        """Whether a volume (1, V) is used; after one that is not, the others are only looked at."""
+        try:
+            check_any_finite(row, f"volume {number} of {self._name}", _REMEDY)
+            check_varies(row, f"volume {number} of {self._name}", _REMEDY)
+        except ImageError as error:
+            self._faults[number] = error
+        self._zeros[number] = row.size - int(np.count_nonzero(row))
+        if self._by_volume and not np.mean(row, where=np.isfinite(row), dtype=np.float64) >= 1:
+            self._low.append(number)
+        return not self._faults
+
+    def tell(self, n_voxels: int) -> None:
+        """Raise where volumes say nothing; warn where they say less than others."""
+        if self._faults:
+            more = list(self._faults)[1:]
+            others = f" (and so are volumes {listing(more, 20)})" if more else ""
+            raise ImageError(f"{next(iter(self._faults.values()))}{others}")
+        fewest = min(self._zeros.values())
+        empty = {
+            k: count - fewest for k, count in self._zeros.items() if count - fewest > max(_EMPTY_PART * n_voxels, 8)
+        }
+        messages = {
+            f"volumes {listing(empty)} of {self._name} are exactly 0 at up to {max(empty.values(), default=0):,} of "
+            f"{n_voxels:,} voxels where other volumes are not, as where an acquisition was cut short; {_REMEDY}": empty,
+            "signal_scaling=1 makes values percent of the mean of their volume, but it is below 1 in volumes "
+            f"{listing(self._low)} of {self._name} and counts as 1: these are no percent; give images that were not "
+            "demeaned, or another signal_scaling (--signal-scaling)": self._low,
+        }
+        for message, volumes in messages.items():
+            if volumes:
+                warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _run_name(run: RunImages) -> str:
+    """A run for a message."""
+    return run.source if isinstance(run.source, str) else "an image in memory"
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:

@@ -26,7 +26,7 @@ from daskglm.kernels.trials import TrialModel, all_trials, separate_trials, span
 from daskglm.models.options import Options, checked
 from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.run_fits import warn_of_means
-from daskglm.models.runs import run_designs, run_preparation, run_shape, run_sources
+from daskglm.models.runs import check_repetition_times, run_designs, run_preparation, run_shape, run_sources
 from daskglm.schema.datasets import images_dataset
 from daskglm.schema.names import bids_label
 
@@ -139,6 +139,7 @@ def beta_series(
         "drift_order": drift_order, "min_onset": min_onset, "oversampling": oversampling,
         "impulse": impulse,
     }  # fmt: skip
+    check_repetition_times([source], t_r)
     shape = run_shape(source)[0]
     design = _trial_design(shape, events, conditions, confounds, sample_mask, t_r, slice_time_ref, parameters)
     _check_width(design, method)

@@ -204,6 +204,17 @@ def test_a_run_that_was_cut_short_is_refused_with_all_its_volumes(single):
         model.fit(nib.Nifti1Image(data, AFFINE), single.events)
 
 
+def test_a_volume_that_lacks_slices_is_told(single):
+    data = single.data[0].copy()
+    data[..., 2:, 69] = 0  # the acquisition stopped within the last volume
+    data[1, 0, 1] = 0  # a voxel that no volume has
+    told = rf"volumes 69 of an image in memory are exactly 0 at up to {single.mask[..., 2:].sum()} of 60 voxels"
+    model = FirstLevelModel(t_r=TR, mask_img=single.mask_img)
+    with pytest.warns(UserWarning, match=told):
+        model.fit(nib.Nifti1Image(data, AFFINE), single.events)
+    model.fit(nib.Nifti1Image(data, AFFINE), single.events, sample_masks=[np.arange(69)])
+
+
 def test_the_mask_is_computed_from_the_finite_volumes():
     rng = np.random.default_rng(0)
     grid = np.indices((20, 20, 20)) - 9.5
