@@ -161,7 +161,8 @@ def permutation_test(
     start = before[-1].stop if before else 0
     rest = units(blocks, list(tests.values()), plan, on_map, enhanced, start=start, n_jobs=n_jobs)
     total = _total(before, rest, levels, tests, plan.count, stop_at, (folder, key), progress)
-    return label_maps(images, tests, seen, levels, total, on_map, enhanced, plan.exhaustive, tail)
+    maps = label_maps(images, tests, seen, levels, total, on_map, enhanced, plan.exhaustive, tail)
+    return maps.assign_attrs(rearrangement=plan.kind)
 
 
 def _with_scale(tests: dict[str, Test], seen: Observed) -> dict[str, Test]:

@@ -238,6 +238,8 @@ class FirstLevelModel(VoxelwiseModel):
         self.mask_img_ = how.space.mask_image()
         self.n_elements_ = int(how.space.voxels.size)
         self._runs, self._scaled, self._noise = runs, scaling, noise
+        # What designs were made of; None where they were given.
+        self._made_of = None if design_matrices is not None else (events is not None, confounds is not None)
         return self
 
     def compute_contrast(

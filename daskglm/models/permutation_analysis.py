@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from daskglm.inference.permutation import permutation_test
+from daskglm.inference.permutation_clusters import permutation_clusters
 from daskglm.inference.planning import parse_tests
 from daskglm.io.files import join, read_bytes
 from daskglm.io.journal import running
@@ -135,8 +136,9 @@ def permutation_analysis(
     -------
     PermutationResult
         With files ``contrast-<name>_stat-<t|F><|logp|logq|logpmax|zmax>_statmap.nii.gz``, with `threshold`
-        ``stat-<size|mass><|logpmax>``, with `tfce` ``stat-tfce<|logp|logpmax>``, ``contrast-<name>_nulls.tsv``,
-        ``thresholds.tsv``, ``n.nii.gz``, ``mask.nii.gz``, ``design.tsv`` and ``provenance.json``.
+        ``stat-<size|mass><|logpmax>`` and ``clusters.tsv``, with `tfce` ``stat-tfce<|logp|logpmax>``,
+        ``contrast-<name>_nulls.tsv``, ``thresholds.tsv``, ``n.nii.gz``, ``mask.nii.gz``, ``design.tsv`` and
+        ``provenance.json``.
 
     Raises
     ------
@@ -181,12 +183,18 @@ def permutation_analysis(
             )  # fmt: skip
         thresholds = _thresholds(maps)
         tables = {"design.tsv": with_samples(design), "thresholds.tsv": thresholds, **_nulls(maps, labels)}
+        if test.get("threshold") is not None:
+            tables["clusters.tsv"] = permutation_clusters(maps, test.get("connectivity", 6))
         provenance = {
             **record_of(run, timings, loaded, n_jobs),
             "analysis": analysis,
             "parameters": {"formula": formula, "contrasts": definitions, "f_contrasts": several, **columns,
                            "missing": missing, "min_coverage": min_coverage, "smoothing_fwhm": smoothing_fwhm, **test},
-            "rearrangements": {"done": int(maps.attrs["n_perm"]), "exhaustive": bool(maps.attrs["exhaustive"])},
+            "rearrangements": {
+                "done": int(maps.attrs["n_perm"]),
+                "exhaustive": bool(maps.attrs["exhaustive"]),
+                "kind": str(maps.attrs["rearrangement"]),
+            },
             "seconds": round(time.time() - started, 3),
         }  # fmt: skip
         documents = {"dataset_description.json": description("permutation")}

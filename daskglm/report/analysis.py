@@ -64,6 +64,22 @@ class Null:
 
 
 @dataclass(frozen=True)
+class Corrected:
+    """A statistic of a permutation test.
+
+    Attributes
+    ----------
+    statistic : str
+        "t" or "F" (of voxels), "size", "mass" or "tfce".
+    map : image or path
+        -log10 of its corrected p.
+    """
+
+    statistic: str
+    map: Any
+
+
+@dataclass(frozen=True)
 class ContrastMap:
     """A contrast and its map.
 
@@ -75,8 +91,10 @@ class ContrastMap:
         "t" or "F".
     map : image or path
         z; of a permutation test the statistic.
-    corrected : image or path, optional
-        -log10 of the corrected p, of a permutation test.
+    corrected : sequence of Corrected
+        Statistics of a permutation test, that of voxels first.
+    clusters : DataFrame, optional
+        Clusters of a permutation test, with their corrected p.
     nulls : sequence of Null
         Of a permutation test.
     mask : image or path, optional
@@ -87,7 +105,8 @@ class ContrastMap:
     definition: str
     kind: str
     map: Any
-    corrected: Any = None
+    corrected: Sequence[Corrected] = ()
+    clusters: pd.DataFrame | None = None
     nulls: Sequence[Null] = ()
     mask: Any = None
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from daskglm.inference.clusters import get_clusters_table
 from daskglm.inference.thresholding import read_map, threshold_stats_img
-from daskglm.report.analysis import ContrastMap, Drawing, Null, Thresholding
+from daskglm.report.analysis import ContrastMap, Corrected, Drawing, Null, Thresholding
 from daskglm.report.document import Block, Figure, Section, Table, Text
 from daskglm.report.pictures import glass_picture, null_picture, slices_picture, z_picture
 
@@ -57,15 +57,15 @@ def contrast_section(
     Section
     """
     own = mask if contrast.mask is None else contrast.mask
-    if contrast.corrected is None and not any_tested(contrast.map, own):
+    if not contrast.corrected and not any_tested(contrast.map, own):
         return Section(contrast.name, [Text("No voxel could be tested: the map has no value.")])
-    shown = _corrected(contrast, how) if contrast.corrected is not None else _thresholded(contrast, mask, how)
     definition = "" if contrast.definition == contrast.name else f" Definition: {contrast.definition}."
     blocks: list[Block] = [Text(f"{'An F' if contrast.kind == 'F' else 'A t'} contrast.{definition}")]
-    blocks += _pictures(shown, drawing, bg_img, template)
-    if contrast.corrected is None:
-        blocks.append(_histogram(shown, mask))
-    blocks.append(_clusters(shown, how))
+    if contrast.corrected:
+        blocks += _tested(contrast, how, drawing, bg_img, template)
+    else:
+        shown = _thresholded(contrast, mask, how)
+        blocks += [*_pictures(shown, drawing, bg_img, template), _histogram(shown, mask), _clusters(shown, how)]
     for null in contrast.nulls:
         blocks.append(_null(contrast, null))
     return Section(contrast.name, blocks)
@@ -142,17 +142,59 @@ def _thresholded(contrast: ContrastMap, mask: Any, how: Thresholding) -> _Shown:
     return _Shown(contrast, image, kept, level, one.two_sided, "z", rule)
 
 
-def _corrected(contrast: ContrastMap, how: Thresholding) -> _Shown:
-    """The statistic of a permutation test where its corrected p is at most 0.05."""
+def _tested(contrast: ContrastMap, how: Thresholding, drawing: Drawing, bg_img: Any, template: bool) -> list[Block]:
+    """The map of a permutation test by each statistic that was tested; the whole map where nothing is significant."""
+    everything = [_corrected(contrast, item) for item in contrast.corrected]
+    if not any(np.asanyarray(shown.kept.dataobj).any() for shown in everything):
+        rules = ", ".join(shown.rule for shown in everything)
+        return [*_pictures(replace(everything[0], rule=rules), drawing, bg_img, template), *_tested_clusters(contrast)]
+    blocks: list[Block] = []
+    for shown in everything:
+        if np.asanyarray(shown.kept.dataobj).any():
+            blocks += [*_pictures(shown, drawing, bg_img, template), _clusters(shown, how)]
+        else:
+            blocks.append(Text(f"No voxel has {shown.rule}.", "note"))
+    return [*blocks, *_tested_clusters(contrast)]
+
+
+def _corrected(contrast: ContrastMap, tested: Corrected) -> _Shown:
+    """The statistic of voxels where the corrected p of what was tested is at most 0.05."""
     image = image_of(contrast.map)
     values = np.nan_to_num(np.asanyarray(image.dataobj, dtype=np.float64))
-    # The map of p is float32.
-    significant = np.nan_to_num(np.asanyarray(image_of(contrast.corrected).dataobj)) >= _CORRECTED - 1e-6
+    # The map of p may be float32.
+    significant = np.nan_to_num(np.asanyarray(image_of(tested.map).dataobj)) >= _CORRECTED - 1e-6
     kept = nib.Nifti1Image(np.where(significant, values, 0.0), image.affine)
     smallest = float(np.abs(values[significant]).min(initial=np.inf))
     # Just under the smallest kept value: nilearn and the table leave out what is not above a threshold.
     level = smallest * (1 - 1e-6) if np.isfinite(smallest) else np.inf
-    return _Shown(contrast, image, kept, level, contrast.kind == "t", contrast.kind, "corrected p ≤ 0.05")
+    of = {"size": " of cluster size", "mass": " of cluster mass", "tfce": " of TFCE"}.get(tested.statistic, "")
+    return _Shown(contrast, image, kept, level, contrast.kind == "t", contrast.kind, f"corrected p{of} ≤ 0.05")
+
+
+def _tested_clusters(contrast: ContrastMap) -> list[Block]:
+    """The clusters that a permutation test formed, significant or not."""
+    if contrast.clusters is None:
+        return []
+    table = contrast.clusters
+    if table.empty:
+        return [Text("No cluster was formed.")]
+    columns = {
+        "cluster": "Cluster", "sign": "Sign", "x": "x (mm)", "y": "y (mm)", "z": "z (mm)",
+        "peak": f"Peak {contrast.kind}", "voxels": "Voxels", "p_size": "p of size", "mass": "Mass",
+        "p_mass": "p of mass", "p_voxel": "Smallest p of its voxels", "p_tfce": "Smallest p by TFCE",
+    }  # fmt: skip
+    held = [name for name in columns if name in table]
+    whole = ("cluster", "voxels")
+    rows = [
+        tuple(int(row[name]) if name in whole else row[name] for name in held)
+        for row in table.head(_ROWS).to_dict("records")
+    ]
+    more = f"; the first {_ROWS} of {len(table)}" if len(table) > _ROWS else ""
+    return [
+        Table(
+            f"Clusters tested of {contrast.name}, with corrected p{more}", tuple(columns[item] for item in held), rows
+        )
+    ]
 
 
 def _pictures(shown: _Shown, drawing: Drawing, bg_img: Any, template: bool) -> list[Block]:
@@ -195,7 +237,7 @@ def _clusters(shown: _Shown, how: Thresholding) -> Block:
     if np.isfinite(shown.level):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No clusters found")
-            size = how.cluster_threshold if shown.contrast.corrected is None else 0
+            size = 0 if shown.contrast.corrected else how.cluster_threshold
             table = get_clusters_table(shown.kept, shown.level, size, shown.two_sided, how.min_distance)
     caption = f"Clusters of {shown.contrast.name}, {shown.rule}"
     if table.empty:

@@ -61,6 +61,63 @@ def model_sentences(
     return [model, *contrast_sentences(contrasts)]
 
 
+def design_text(parameters: Mapping[str, Any], events: bool = True, confounds: str = "") -> str:
+    """What the regressors of a run are.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Of the design, as of :class:`daskglm.FirstLevelModel`.
+    events : bool
+        Whether there were events.
+    confounds : str
+        As in "confounds (motion)", where there were any.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> design_text({"hrf_model": "spm", "drift_model": None}, confounds="confounds (motion)")
+    'events convolved with the spm haemodynamic response, confounds (motion), and no drifts'
+    """
+    drifts = {
+        "cosine": f"cosine drifts up to {parameters.get('high_pass', 0.01):g} Hz",
+        "polynomial": f"polynomial drifts of order {parameters.get('drift_order', 1)}",
+    }
+    parts = [f"events {_response_text(parameters)}"] if events else []
+    parts += [confounds] if confounds else []
+    drift = drifts.get(str(parameters.get("drift_model", "cosine")), "no drifts")
+    return f"{', '.join(parts)}, and {drift}" if parts else drift
+
+
+def _response_text(parameters: Mapping[str, Any]) -> str:
+    """What was made of events."""
+    hrf = parameters.get("hrf_model", "glover")
+    if hrf is None:
+        found = "as they last, not convolved"
+    elif hrf == "fir":
+        delays = parameters.get("fir_delays")
+        shown = listing([0] if delays is None else delays, 40)
+        found = f"modelled by a finite impulse response, at delays of {shown} volumes"
+    else:
+        # In a record a function is its representation.
+        named = isinstance(hrf, str) and not hrf.startswith("<")
+        found = f"convolved with {f'the {hrf} haemodynamic response' if named else 'the responses given'}"
+    if parameters.get("impulse", "sample") == "unit":
+        found += ", those without duration as impulses of area one"
+    if parameters.get("modulators", "raw") != "raw":
+        found += f", their modulations as {parameters['modulators']} regressors of their own"
+    if parameters.get("duration_modulation"):
+        found += ", their durations as regressors of their own"
+    if parameters.get("transform"):
+        found += f", after the transformations {listing([item['Name'] for item in parameters['transform']], 20)}"
+    if parameters.get("slice_time_ref"):
+        found += f", at {parameters['slice_time_ref']:g} of the repetition time"
+    return found
+
+
 def contrast_sentences(contrasts: Mapping[str, tuple[str, str]]) -> list[str]:
     """The contrasts.
 
@@ -224,7 +281,9 @@ def enumerated(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def permutation_sentences(parameters: Mapping[str, Any], done: int, exhaustive: bool) -> list[str]:
+def permutation_sentences(
+    parameters: Mapping[str, Any], done: int, exhaustive: bool, kind: str | None = None
+) -> list[str]:
     """How a null distribution was made.
 
     Parameters
@@ -235,6 +294,8 @@ def permutation_sentences(parameters: Mapping[str, Any], done: int, exhaustive: 
         Rearrangements.
     exhaustive : bool
         Whether these are all there are.
+    kind : {"permutation", "sign_flip", "both", None}
+        What they were; None where that was not recorded.
 
     Returns
     -------
@@ -242,7 +303,7 @@ def permutation_sentences(parameters: Mapping[str, Any], done: int, exhaustive: 
         Sentences.
     """
     kinds = {"permutation": "permutations", "sign_flip": "sign flips", "both": "permutations with sign flips"}
-    kind = kinds.get(str(parameters.get("rearrangement")), "rearrangements (sign flips where a constant is tested)")
+    what = kinds.get(str(kind or parameters.get("rearrangement")), "rearrangements")
     scheme = str(parameters.get("scheme", "freedman-lane"))
     cited = {
         "freedman-lane": "the procedure of Freedman and Lane (1983; Winkler et al., 2014)",
@@ -253,10 +314,10 @@ def permutation_sentences(parameters: Mapping[str, Any], done: int, exhaustive: 
     which = f"all {done:,} distinct" if exhaustive else f"{done:,} random"
     sides = "two-sided" if parameters.get("two_sided", True) else "one-sided"
     found = [
-        f"Inference was by {which} {kind}, {sides}, with {cited}; corrected p values compare each voxel with the "
+        f"Inference was by {which} {what}, {sides}, with {cited}; corrected p values compare each voxel with the "
         "largest statistic of every rearrangement, which holds the familywise error rate, at 0.05 here."
     ]
-    found.append("Maps of the statistic are shown where the corrected p is at most 0.05.")
+    found.append("Maps of the statistic are shown where the corrected p of what was tested is at most 0.05.")
     found.append("Maps of q hold the false discovery rate (Benjamini & Hochberg, 1995) over voxels.")
     for name, text in (("within", "within"), ("whole", "as whole")):
         if parameters.get(name):
@@ -264,7 +325,11 @@ def permutation_sentences(parameters: Mapping[str, Any], done: int, exhaustive: 
     if parameters.get("variance_groups"):
         found.append(f"Groups of {parameters['variance_groups']} had variances of their own.")
     if parameters.get("threshold") is not None:
-        found.append(f"Clusters were formed at p < {parameters['threshold']:g} and tested by size and mass.")
+        shared = {6: "a face", 18: "a face or an edge", 26: "a face, an edge or a corner"}
+        found.append(
+            f"Clusters of voxels that share {shared[int(parameters.get('connectivity', 6))]} were formed at p < "
+            f"{parameters['threshold']:g} and tested by size and mass."
+        )
     if parameters.get("tfce"):
         found.append("Threshold-free cluster enhancement (Smith & Nichols, 2009) was tested too.")
     if parameters.get("tail"):

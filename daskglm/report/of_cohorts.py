@@ -12,7 +12,7 @@ import pandas as pd
 
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import design_array
-from daskglm.errors import ContrastError, DaskGLMError, listing
+from daskglm.errors import ContrastError, DaskGLMError
 from daskglm.graph.runs import NoiseModel, RunImages
 from daskglm.inference.thresholding import read_map
 from daskglm.io.files import glob_paths, read_bytes
@@ -23,7 +23,7 @@ from daskglm.models.options import Options
 from daskglm.models.plan import count_text
 from daskglm.models.runs import run_preparation, run_shape
 from daskglm.report.analysis import Analysis, Check, ContrastMap
-from daskglm.report.methods import contrast_sentences, run_sentences, scaling_sentence, smoothing_sentence
+from daskglm.report.methods import contrast_sentences, design_text, run_sentences, scaling_sentence, smoothing_sentence
 from daskglm.report.self_check import Fitted, check_run
 from daskglm.schema.names import bids_labels
 
@@ -86,7 +86,8 @@ def cohort_analysis(folder: str, record: Mapping[str, Any]) -> Analysis:
         ],
         methods=[
             *smoothing_sentence(record["smoothing_fwhm"]),
-            *run_sentences(len(runs), int(motion["volumes"].sum()), _design_text(record),
+            *run_sentences(len(runs), int(motion["volumes"].sum()),
+                           _design_text(record),
                            f"ar{noise}" if noise else "ols", f" of {count_text(len(done), 'subject')}",
                            record.get("precision_weighted", False)),
             *scaling_sentence(**record["scaling"], by_volume=record.get("by_volume", False)),
@@ -253,26 +254,9 @@ def _failures(folder: str) -> list[str]:
 
 def _design_text(record: Mapping[str, Any]) -> str:
     """What regressors are."""
-    given, confounds = record["design"], record["confounds"]
-    response = f"convolved with the {given.get('hrf_model')} haemodynamic response"
-    if given.get("fir_delays") is not None:
-        response = f"modelled by a finite impulse response, at delays of {listing(given['fir_delays'], 40)} volumes"
-    if given.get("impulse", "sample") == "unit":
-        response += ", those without duration as impulses of area one"
-    if given.get("modulators", "raw") != "raw":
-        response += f", their modulations as {given['modulators']} regressors of their own"
-    if given.get("duration_modulation"):
-        response += ", their durations as regressors of their own"
-    if record.get("transform"):
-        response += f", after the transformations {listing([item['Name'] for item in record['transform']], 20)}"
-    if record.get("slice_time_ref") is not None:
-        response += f", at {record['slice_time_ref']:g} of the repetition time"
-    drift = {
-        "cosine": f"cosine drifts up to {given.get('high_pass', 0.01):g} Hz",
-        "polynomial": f"polynomial drifts of order {given.get('drift_order', 1)}",
-    }
-    parts = [f"events {response}", drift.get(str(given.get("drift_model")), "no drifts")]
-    return ", ".join([*parts, f"confounds ({', '.join(confounds)})"] if confounds else parts)
+    confounds = f"confounds ({', '.join(record['confounds'])})" if record["confounds"] else ""
+    parameters = {**record["design"], "transform": record.get("transform"), "slice_time_ref": record["slice_time_ref"]}
+    return design_text(parameters, confounds=confounds)
 
 
 def _check(run: _Run, record: Mapping[str, Any], texts: Mapping[str, tuple[str, str]]) -> Check:

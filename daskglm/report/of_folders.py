@@ -20,7 +20,7 @@ from daskglm.io.files import join, read_bytes
 from daskglm.io.results import PROVENANCE
 from daskglm.models.inputs import load_images
 from daskglm.models.options import Options
-from daskglm.report.analysis import Analysis, Check, ContrastMap, Drawing, Null, Thresholding
+from daskglm.report.analysis import Analysis, Check, ContrastMap, Corrected, Drawing, Null, Thresholding
 from daskglm.report.content import build_document
 from daskglm.report.methods import (
     missing_sentence,
@@ -35,7 +35,7 @@ from daskglm.report.self_check import Fitted, check_group
 from daskglm.schema.datasets import sample_names
 from daskglm.schema.names import bids_labels
 
-_TEXT = ("contrast", "statistic", "participant_id")
+_TEXT = ("contrast", "statistic", "participant_id", "sign")
 _LEVEL = re.compile(r"\[[^\]]*\]")
 
 
@@ -121,7 +121,7 @@ def _group(folder: str, record: Mapping[str, Any]) -> Analysis:
             name: (text, "F" if name in given["f_contrasts"] else "t") for name, text in given["contrasts"].items()
         }
         done = record["rearrangements"]
-        more = permutation_sentences(given, done["done"], done["exhaustive"])
+        more = permutation_sentences(given, done["done"], done["exhaustive"], done.get("kind"))
         citations = ["friston1994", *permutation_citations(given)]
         maps = _permuted_maps(folder, texts, record["files"])
         facts = [("Rearrangements", f"{done['done']:,}")]
@@ -161,6 +161,7 @@ def _group(folder: str, record: Mapping[str, Any]) -> Analysis:
 def _permuted_maps(folder: str, texts: Mapping[str, tuple[str, str]], held: Sequence[str]) -> list[ContrastMap]:
     """Maps and null distributions of a permutation analysis."""
     thresholds, labels, found = _table(join(folder, "thresholds.tsv")), bids_labels(texts), []
+    clusters = _table(join(folder, "clusters.tsv")) if "clusters.tsv" in held else None
     for name, (text, kind) in texts.items():
         start, rows = f"contrast-{labels[name]}", thresholds[thresholds["contrast"] == name]
         nulls = _table(join(folder, f"{start}_nulls.tsv"))
@@ -169,7 +170,12 @@ def _permuted_maps(folder: str, texts: Mapping[str, tuple[str, str]], held: Sequ
         found.append(
             ContrastMap(
                 name, text, kind, join(folder, f"{start}_stat-{kind}_statmap.nii.gz"),
-                join(folder, f"{start}_stat-{kind}logpmax_statmap.nii.gz"),
+                [
+                    Corrected(statistic, join(folder, file))
+                    for statistic in (kind, "size", "mass", "tfce")
+                    if (file := f"{start}_stat-{statistic}logpmax_statmap.nii.gz") in held
+                ],
+                None if clusters is None else clusters[clusters["contrast"] == name],
                 [
                     Null(row.statistic, nulls[column].to_numpy(), row.threshold, row.observed_maximum, row.smallest_p,
                          int(row.voxels))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import design_array
-from daskglm.errors import DaskGLMError
+from daskglm.errors import DaskGLMError, listing
 from daskglm.graph.compute import compute
 from daskglm.io.provenance import software
 from daskglm.models.first_level import FirstLevelModel
@@ -25,6 +25,7 @@ from daskglm.report.analysis import Analysis, Check, ContrastMap, Drawing, Thres
 from daskglm.report.content import build_document
 from daskglm.report.methods import (
     contrast_sentences,
+    design_text,
     missing_sentence,
     model_sentences,
     run_sentences,
@@ -201,7 +202,9 @@ def _first_level(model: FirstLevelModel, definitions: Mapping[str, Any]) -> Anal
         methods=[
             *smoothing_sentence(model.smoothing_fwhm),
             *run_sentences(len(designs), volumes, _design_text(model), str(model.noise_model)),
-            *scaling_sentence(model._scaled.percent_of, model._scaled.standardize),
+            *scaling_sentence(
+                model._scaled.percent_of, model._scaled.standardize, any(run.by_volume for run in model._runs)
+            ),
             *contrast_sentences(texts),
         ],
         citations=["friston1994", "worsley1995"] if model.noise_model != "ols" else ["friston1994"],
@@ -244,12 +247,11 @@ def _fitted(maps: xr.Dataset, weights: Mapping[str, NDArray[np.float64]]) -> dic
 
 
 def _design_text(model: FirstLevelModel) -> str:
-    """How the designs were made; empty where they were given."""
-    hrf = model.hrf_model if isinstance(model.hrf_model, str) else "custom"
-    drift = {"cosine": f"cosine drifts up to {model.high_pass:g} Hz", "polynomial": "polynomial drifts"}
-    return (
-        f"events convolved with the {hrf} haemodynamic response, and {drift.get(str(model.drift_model), 'no drifts')}"
-    )
+    """How the designs were made."""
+    if model._made_of is None:
+        return f"those of the design matrices that were given: {listing(model.design_matrices_[0].columns, 30)}"
+    events, confounds = model._made_of
+    return design_text(model.get_params(), events, "confounds" if confounds else "")
 
 
 def _text(definition: Any) -> str:

@@ -34,6 +34,7 @@ def test_permute_writes_everything(cohort, tmp_path):
         "n.nii.gz",
         "mask.nii.gz",
         "thresholds.tsv",
+        "clusters.tsv",
         "dataset_description.json",
         "provenance.json",
     }
@@ -52,7 +53,7 @@ def test_permute_writes_everything(cohort, tmp_path):
     assert row["threshold"] == pytest.approx(np.quantile(nulls["h0_max_stat"], 0.95, method="higher"), rel=1e-6)
     assert row["voxels"] == (p <= 0.05).sum()
     made = json.loads((output / "provenance.json").read_text())
-    assert made["rearrangements"] == {"done": 200, "exhaustive": False}
+    assert made["rearrangements"] == {"done": 200, "exhaustive": False, "kind": "permutation"}
     assert made["parameters"]["threshold"] == 0.01
     assert "12 images, 3 regressors; 90 voxels (n from 12 to 12); 200 random rearrangements" in text
 

@@ -125,7 +125,7 @@ def test_sections_of_permute(permuted_page, permuted):
         "Permutation test", "Methods", "Design", "Coverage", "Contrasts", HOSTILE, "both", "Self-check", "Warnings",
         "How it was made", "Works cited",
     ]  # fmt: skip
-    assert "50 random rearrangements" in permuted_page.sections["Methods"]
+    assert "50 random permutations" in permuted_page.sections["Methods"]
     # A null distribution each of the statistic, of cluster sizes and of masses.
     assert sum("Null distribution" in alt for alt in permuted_page.images[HOSTILE]) == 3
     thresholds = pd.read_csv(permuted / "thresholds.tsv", sep="\t")

@@ -219,3 +219,44 @@ def test_thresholds_are_told(model):
     assert "benjamini1995" not in page.sections["Works cited"]
     level = stats.norm.isf(0.01)
     assert f"z ≥ {level:.3f}" in page.sections["age"] + " ".join(page.images["age"])
+
+
+# What is given, what the methods say and what they do not.
+MADE_OF = {
+    "given": (
+        {"design_matrices": True}, "those of the design matrices that were given: a, b, constant", "haemodynamic",
+    ),
+    "confounds": ({"confounds": True}, "its regressors are confounds, and cosine drifts up to 0.01 Hz", "events"),
+    "fir": (
+        {"events": True, "hrf_model": "fir", "fir_delays": [0, 2], "drift_model": None},
+        "events modelled by a finite impulse response, at delays of 0, 2 volumes, and no drifts", "haemodynamic",
+    ),
+    "kernel": (
+        {"events": True, "hrf_model": lambda t_r, oversampling: np.ones(3), "drift_model": "polynomial"},
+        "events convolved with the responses given, and polynomial drifts of order 1", "glover",
+    ),
+    "no kernel": ({"events": True, "hrf_model": None}, "events as they last, not convolved, and cosine", "glover"),
+    "volumes": ({"events": True, "signal_scaling": 1}, "percent of the mean of their volume", "of their voxel"),
+    "all": (
+        {"events": True, "confounds": True},
+        "events convolved with the glover haemodynamic response, confounds, and cosine drifts up to 0.01 Hz", "given",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MADE_OF)
+def test_methods_say_what_ran(case):
+    given, said, not_said = MADE_OF[case]
+    rng = np.random.default_rng(0)
+    image = nib.Nifti1Image(100 + rng.standard_normal((3, 3, 3, 40)), np.diag([3.0, 3.0, 3.0, 1.0]))
+    tables = {
+        "events": pd.DataFrame({"onset": np.arange(2, 70, 8.0), "duration": 2.0, "trial_type": "a"}),
+        "confounds": pd.DataFrame({"x": rng.standard_normal(40)}),
+        "design_matrices": pd.DataFrame({"a": rng.standard_normal(40), "b": rng.standard_normal(40), "constant": 1.0}),
+    }
+    parameters = {name: value for name, value in given.items() if name not in tables}
+    model = FirstLevelModel(t_r=2.0, mask_img=False, noise_model="ols", **parameters)
+    model.fit(image, **{name: tables[name] for name in given if name in tables})
+    methods = Page(model.generate_report(None, bg_img=None).html).sections["Methods"]
+    assert said in methods
+    assert not_said not in methods
