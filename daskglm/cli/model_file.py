@@ -96,7 +96,11 @@ def arguments_of(document: Mapping[str, Any], commands: Mapping[str | None, clic
         if isinstance(param, click.Option) and param.is_flag:
             options += [f"--{key}"] if _truth(key, document[key], path) else []
             continue
-        texts = _texts(key, document[key], path)
+        value = document[key]
+        if isinstance(param, click.Option) and param.metavar == "JSON":
+            items = value if isinstance(value, list) else [value]
+            value = [json.dumps(item) if isinstance(item, Mapping) else item for item in items]
+        texts = _texts(key, value, path)
         if len(texts) > 1 and not (param.multiple or param.nargs == -1):
             raise ParameterError(f"{path}: {key} has one value, but it is {document[key]!r:.80}")
         if key in _PATHS or (key == "cluster" and texts[0].lower().endswith((".yaml", ".yml"))):

@@ -41,6 +41,7 @@ from daskglm.models.cohort_stores import picture_receipt, read_participants, sto
 from daskglm.models.cohort_units import Plan, Receipt, map_path
 from daskglm.models.contrasts import Contrasts, check_any
 from daskglm.models.first_level import DESIGN_PARAMETERS
+from daskglm.models.options import Options, checked
 from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_first_level import plan_runs
@@ -212,6 +213,7 @@ def first_level_analysis(
             f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
         )
     check_response(design)
+    checked(Options(smoothing_fwhm=smoothing_fwhm))
     check_any(contrasts, f_contrasts, "first-level")
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     if filters is not None:

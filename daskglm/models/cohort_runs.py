@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from daskglm.design.contrasts import check_one_row, contrast_matrix
 from daskglm.design.hrf import regressor_names
+from daskglm.design.matrix import design_array
 from daskglm.errors import ContrastError, DaskGLMError, DesignError, ImageError
 from daskglm.graph.compute import compute_here
 from daskglm.graph.runs import RunImages
@@ -26,13 +27,14 @@ from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_values
 from daskglm.io.provenance import own_warnings_heard
 from daskglm.io.receipts import read_receipt, remove_unit, write_unit
+from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.contrasts import ContrastMaps
 from daskglm.kernels.fixed_effects import fixed_effects, joint_f
 from daskglm.models.cohort_events import events_of_run
 from daskglm.models.cohort_units import Plan, Receipt, common_name, map_path, run_receipt, subject_receipt
 from daskglm.models.contrasts import Contrasts, check_any, definitions_in, named, named_once, t_and_f
 from daskglm.models.fixed_effects import contrast_over_runs, run_estimates
-from daskglm.models.functional import OUTPUT_TYPES, map_image
+from daskglm.models.functional import OUTPUT_TYPES, contrast_weights, map_image
 from daskglm.models.options import Options, checked, header_image
 from daskglm.models.run_fits import label_run, lazy_solution
 from daskglm.models.run_times import slice_time_of
@@ -64,7 +66,8 @@ def with_contrasts(runs: Sequence[Run], plan: Plan, contrasts: Contrasts, f_cont
     Raises
     ------
     ContrastError, DesignError
-        Where no run has a contrast (a condition may occur in some only) or a design, or a response is unknown.
+        Where no run has or determines a contrast (a condition may occur in some only) or has a design, or a response
+        is unknown.
     """
     check_any(contrasts, f_contrasts, "first-level")
     # Without it each run would fail, one by one.
@@ -85,7 +88,8 @@ def _read(given: Sequence[Contrasts], n_t: int, runs: Sequence[Run], plan: Plan)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # told when the run is fitted
-                columns = [str(name) for name in design_of_run(run, plan).design.columns]
+                design = design_of_run(run, plan).design
+                basis, columns = orthonormal_basis(design_array(design)), [str(name) for name in design.columns]
         except DaskGLMError as error:
             faults.append(error)
             continue  # it will be in the list of failures
@@ -95,7 +99,7 @@ def _read(given: Sequence[Contrasts], n_t: int, runs: Sequence[Run], plan: Plan)
                 name, definition = next(iter(named(given[index], columns, {}).items()))
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # this too
-                    matrix = contrast_matrix(definition, columns, {})
+                    matrix, _ = contrast_weights(name, definition, columns, basis, {}, "F")
                 found[index] = (name, definition)
             except ContrastError as error:
                 wrong.setdefault(index, error)

@@ -255,7 +255,7 @@ def compute_contrasts(
     columns = [str(name) for name in fit["regressor"].values]
     kinds = stat_type if isinstance(stat_type, Mapping) else dict.fromkeys(contrasts, stat_type)
     weights = {
-        name: _weights(name, definition, columns, basis, fit.attrs["terms"], kinds.get(name))
+        name: contrast_weights(name, definition, columns, basis, fit.attrs["terms"], kinds.get(name))
         for name, definition in contrasts.items()
     }
     if not weights:
@@ -351,7 +351,7 @@ def map_image(maps: xr.Dataset, contrast: str, kind: str) -> Any:
     return describe_map(image, chosen, kind)
 
 
-def _weights(
+def contrast_weights(
     name: str,
     definition: Any,
     columns: list[str],
@@ -359,7 +359,33 @@ def _weights(
     terms: Mapping[str, Any],
     stat_type: str | None,
 ) -> tuple[NDArray[np.float64], str]:
-    """Weights (q, p) of one contrast and its type, "t" or "F"; refused by name where it cannot be tested."""
+    """Weights of one contrast and its type; refused by name where a design does not determine it.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    definition : object
+        Contrast, as in :func:`compute_contrasts`.
+    columns : list of p str
+        Of the design.
+    basis : Basis
+        Of the design.
+    terms : mapping
+        Terms of its formula.
+    stat_type : {"t", "F"} or None
+        As asked for; None: by the number of rows.
+
+    Returns
+    -------
+    weights : (q, p) float64
+    kind : {"t", "F"}
+
+    Raises
+    ------
+    ContrastError
+        Where it is unknown, null or not estimable, or t with several rows.
+    """
     if stat_type not in (None, "t", "F"):
         raise ContrastError(f"a contrast is of type 't' or 'F', but {stat_type!r} was asked for")
     matrix = contrast_matrix(definition, columns, terms)

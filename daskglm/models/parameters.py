@@ -150,7 +150,7 @@ def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scali
     if standardize and (percent_of is not None or by_volume):
         warnings.warn(
             f"standardize takes the place of signal_scaling, but that is {signal_scaling!r}, which is used; give "
-            "signal_scaling=False to standardize",
+            "signal_scaling=False (--signal-scaling none) to standardize",
             stacklevel=4,
         )
         standardize = False

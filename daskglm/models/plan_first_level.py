@@ -28,7 +28,7 @@ from daskglm.models.cohort_units import Plan as Treatment
 from daskglm.models.contrasts import Contrasts, check_any
 from daskglm.models.first_level import DESIGN_PARAMETERS
 from daskglm.models.functional import OUTPUT_TYPES
-from daskglm.models.options import Options, header_image, preparation
+from daskglm.models.options import Options, checked, header_image, preparation
 from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import Needs, Plan, count_text, files_bytes, image_memory, map_bytes, seconds_of, text_bytes
 from daskglm.models.plan_convert import conversion_needs
@@ -119,6 +119,7 @@ def plan_first_level(
             f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
         )
     check_response(design)
+    checked(Options(smoothing_fwhm=smoothing_fwhm))
     check_any(contrasts, f_contrasts, "first-level")
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     if filters is not None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from daskglm.errors import ParameterError, listing, nearest
 
+_TRANSFORMER = "pybids-transforms-v1"
+
 
 def refuse(where: str, given: Any, known: Sequence[str], required: Sequence[str] = ()) -> None:
     """Raise where a mapping has a key that is not known, or lacks one.
@@ -72,6 +74,11 @@ def instructions_of(node: Mapping[str, Any], where: str) -> list[Any]:
     given = node.get("Transformations") or []
     if isinstance(given, Mapping):
         refuse(f"Transformations of {where}", given, ("Transformer", "Instructions", "Description"), ("Instructions",))
+        if given.get("Transformer", _TRANSFORMER) != _TRANSFORMER:
+            raise ParameterError(
+                f"Transformations of {where} are of {_TRANSFORMER}, but the Transformer is {given['Transformer']!r}, "
+                "which has no counterpart in daskglm"
+            )
         given = given["Instructions"]
     return as_list(given)
 

@@ -146,6 +146,24 @@ def test_unit_impulses(dataset, tmp_path):
     np.testing.assert_array_equal(by_file, found)
 
 
+def test_transformed_events(dataset, tmp_path):
+    """Instructions for events: JSON on the command line, mappings in a file."""
+    events = events_of(dataset)
+    part = events[events["trial_type"] == "a"].assign(trial_type="m")
+    part["modulation"] -= events["modulation"].mean()
+    both = pd.concat([events[events["trial_type"] == "a"].assign(modulation=1.0), part])
+    expected = nilearn_effect(bold_of(dataset), both, "m", scaling=0).get_fdata()
+    steps = [{"Name": "Factor", "Input": ["trial_type"]}, {"Name": "Scale", "Input": ["modulation"], "Rescale": False},
+             {"Name": "Product", "Input": ["modulation", "trial_type.a"], "Output": ["m"]},
+             {"Name": "Select", "Input": ["trial_type.a", "m"]}]  # fmt: skip
+    given = [text for item in steps for text in ("--transform", json.dumps(item))]
+    found, _ = first_level(dataset, tmp_path / "out", *given, contrast="m")
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    by_file, _ = first_level(dataset, tmp_path / "file", contrast="m", yaml_of={"transform": steps})
+    np.testing.assert_array_equal(by_file, found)
+    assert json.loads((tmp_path / "out" / "first_level.json").read_text())["transform"] == steps
+
+
 def test_modulators(dataset, tmp_path):
     """A regressor of amplitude one, and one of the modulation less its mean."""
     events = events_of(dataset)
@@ -212,6 +230,11 @@ REFUSED = {
     "fir without delays": (["--hrf", "fir"], "give --fir-delays 0,1,2,3"),
     "delays without fir": (["--fir-delays", "0,1"], "the response is 'glover'; give --hrf fir"),
     "no number": (["--hrf", "fir", "--fir-delays", "0,x"], "--fir-delays are whole numbers"),
+    "no JSON": (["--transform", "Factor"], "--transform is JSON"),
+    "an instruction": (["--transform", '{"Name": "Facter", "Input": "trial_type"}'], "did you mean 'Factor'?"),
+    "a variable": (["--transform", '{"Name": "Demean", "Input": "rt"}'], "no run can be fitted"),
+    "smoothing": (["--smoothing-fwhm", "-3"], "smoothing_fwhm is a width in mm"),
+    "nothing to estimate": (["--high-pass", "5"], "contrast 'a' is not estimable"),
     "bins": (["--bins", "many"], "--bins is a whole number of 1 or more, none or auto"),
 }
 
