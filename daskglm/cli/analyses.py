@@ -12,6 +12,7 @@ from daskglm.cli.options import (
     example,
     exclude_option,
     image_options,
+    na_option,
     one_or_many,
     run_options,
     running,
@@ -62,6 +63,7 @@ def convert(
 @click.option("--output", required=True, type=click.Path(), help="Result folder.")
 @report_option
 @threads_option
+@na_option
 @image_options
 @run_options
 def group(
@@ -88,7 +90,7 @@ def group(
     from daskglm.report.summary import print_group
     from daskglm.report.values import group_values
 
-    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts))
+    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts), formula)
     with running(cluster, performance_report, log_file, quiet), naming_contrasts(images, source, contrasts):
         result = group_analysis(
             source, output, formula, chosen, f_contrasts=f_contrasts,
@@ -122,6 +124,7 @@ def group(
 @click.option("--seed", "random_state", type=int, default=0, help="Of the rearrangements.")
 @report_option
 @threads_option
+@na_option
 @image_options
 @run_options
 def permute(
@@ -150,7 +153,7 @@ def permute(
     from daskglm.report.summary import print_permutation
     from daskglm.report.values import permutation_values
 
-    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts))
+    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts), formula)
     with running(cluster, performance_report, log_file, quiet), naming_contrasts(images, source, contrasts):
         result = permutation_analysis(
             source, output, formula, chosen, f_contrasts=f_contrasts, two_sided=not one_sided,

@@ -1,6 +1,7 @@
 """``daskglm``: the command line."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import click
@@ -62,7 +63,7 @@ class _Group(click.Group):
         try:
             with warnings.catch_warnings():
                 if not ctx.params.get("debug"):
-                    warnings.showwarning = _show_warning
+                    warnings.showwarning = partial(_show_warning, set())
                 return super().invoke(ctx)
         except DaskGLMError as error:
             if ctx.params.get("debug"):
@@ -84,9 +85,12 @@ class _Group(click.Group):
             ctx.exit(getattr(interruption, "status", 130))
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning as one line, without the line of code that it came from."""
-    click.echo(f"daskglm: warning: {redact(' '.join(str(message).split()))}", err=True)
+def _show_warning(told: set[str], message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line, once, without the line of code that it came from."""
+    text = redact(" ".join(str(message).split()))
+    if text not in told:
+        told.add(text)
+        click.echo(f"daskglm: warning: {text}", err=True)
 
 
 @click.group(cls=_Group, context_settings=_SETTINGS)

@@ -14,6 +14,8 @@ from daskglm.io.files import is_url, read_bytes
 # What is a path from the file's folder; derivatives are one from the dataset.
 _PATHS = ("images", "dataset", "output", "participants", "mask", "log-file", "performance-report")
 
+_FILES = {"cluster": (".yaml", ".yml"), "exclude": (".tsv", ".csv", ".txt")}
+
 
 class _Texts(yaml.BaseLoader):
     """Every value is text, as on the command line: subject 01 is no number, and nothing is made of a tag."""
@@ -103,8 +105,9 @@ def arguments_of(document: Mapping[str, Any], commands: Mapping[str | None, clic
         texts = _texts(key, value, path)
         if len(texts) > 1 and not (param.multiple or param.nargs == -1):
             raise ParameterError(f"{path}: {key} has one value, but it is {document[key]!r:.80}")
-        if key in _PATHS or (key == "cluster" and texts[0].lower().endswith((".yaml", ".yml"))):
-            texts = [_beside(path, text) for text in texts]
+        # Others are a path only where they end like one.
+        ends = _FILES.get(key, ("",) if key in _PATHS else ())
+        texts = [_beside(path, text) if text.lower().endswith(ends) else text for text in texts]
         if isinstance(param, click.Argument):
             arguments += texts
         else:

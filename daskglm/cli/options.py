@@ -17,10 +17,19 @@ from daskglm.io.provenance import LOG, logged_to
 _ANY_WIDTH = 10_000
 
 
+def exclude_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Whom to leave out."""
+    return click.option(
+        "--exclude", multiple=True, metavar="ID|FILE", help="Subjects to leave out, or a list of them."
+    )(command)
+
+
 def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command that reads images."""
-    options = [
+    options: list[Callable[..., Any]] = [
         click.option("--participants", type=click.Path(), help="Table (.tsv, .csv) with a column participant_id."),
+        exclude_option,
+        click.option("--where", help="Only participants who meet it, as in \"site != 'x' and age >= 18\"."),
         click.option("--mask", type=click.Path(), help="Mask image; by default voxels with data in enough images."),
         click.option("--missing", type=click.Choice(["nan", "zero"]), default="nan", help="What is missing data."),
         click.option("--min-coverage", type=click.FloatRange(0, 1), default=0.5,
@@ -48,18 +57,17 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def na_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What happens to participants without a covariate."""
+    return click.option("--na", type=click.Choice(["stop", "drop"]), default="stop",
+                        help="Stop at, or leave out, participants who lack a value in use.")(command)  # fmt: skip
+
+
 def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """How many threads a command takes."""
     return click.option("--n-jobs", type=int, default=-1, help="Threads, where no cluster is given; -1: all cores.")(
         command
     )
-
-
-def exclude_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Whom to leave out."""
-    return click.option(
-        "--exclude", multiple=True, metavar="ID|FILE", help="Subjects to leave out, or a list of them."
-    )(command)
 
 
 class LongCommand(click.Command):

@@ -40,7 +40,7 @@ def _group(
     from daskglm.models.cohort_stores import group_input
     from daskglm.models.plan_group import plan_group
 
-    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts))
+    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts), formula)
     with analyses.naming_contrasts(images, source, contrasts):
         return plan_group(source, output, formula, chosen, f_contrasts=f_contrasts, calibrate=True, **options)
 
@@ -53,7 +53,7 @@ def _permute(
     from daskglm.models.cohort_stores import group_input
     from daskglm.models.plan_permute import plan_permutation
 
-    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts))
+    source, chosen = group_input(one_or_many(images), contrasts, bool(f_contrasts), formula)
     with analyses.naming_contrasts(images, source, contrasts):
         return plan_permutation(
             source, output, formula, chosen, f_contrasts=f_contrasts, two_sided=not one_sided,

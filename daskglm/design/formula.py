@@ -70,8 +70,8 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
         missing = participants.index[column.isna().to_numpy()]
         if len(missing):
             raise DesignError(
-                f"the formula uses {name!r}, which is missing for {listing(missing)}; fill it in, or drop those "
-                "subjects and their images"
+                f"the formula uses {name!r}, which is missing for {listing(missing)}; fill it in, or leave "
+                "those subjects out (--na drop on the command line)"
             )
     matrix = _evaluate(formula, tokens, table)
     design = pd.DataFrame(np.asarray(matrix, dtype=np.float64), index=participants.index)
@@ -84,6 +84,29 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
             raise DesignError(f"column {name!r} of formula {formula!r} is not finite for {listing(wrong)}")
     design.attrs = {"terms": _terms(matrix.model_spec, list(design.columns), used), "formula": formula}
     return design
+
+
+def formula_columns(formula: str, columns: Sequence[str]) -> list[str]:
+    """Columns of a table that a formula uses.
+
+    Parameters
+    ----------
+    formula : str
+        As in :func:`design_from_formula`.
+    columns : sequence of str
+        Those that there are.
+
+    Returns
+    -------
+    list of str
+        Each once.
+
+    Raises
+    ------
+    DesignError
+        As :func:`design_from_formula`.
+    """
+    return _used(_checked(formula, columns))
 
 
 def _evaluate(formula: str, tokens: list[tuple[str, str]], table: pd.DataFrame) -> Any:

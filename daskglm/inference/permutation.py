@@ -17,6 +17,7 @@ from daskglm.graph.glm import fewest
 from daskglm.graph.images import lazy_array
 from daskglm.graph.permutation import Unit, observed, unit_size, units, voxel_blocks
 from daskglm.graph.progress import shown
+from daskglm.graph.samples import match_design, match_values, warn_of_repeats
 from daskglm.inference.permutation_maps import Total, WholeMap, label_maps, levels_of, single
 from daskglm.inference.planning import cluster_threshold, plan_tests
 from daskglm.io.permutations import load_units, save_unit
@@ -62,7 +63,7 @@ def permutation_test(
     images : xarray.Dataset
         Images dataset of n samples and V voxels; NaN is missing.
     design : (n, p) DataFrame
-        Design in the order of the samples.
+        Design. If its index (or a column participant_id) holds ids, rows are matched to samples by id; else by order.
     contrasts : mapping of str to contrast
         Name to expression or weights; those with several rows are F contrasts.
     n_perm : int
@@ -77,9 +78,10 @@ def permutation_test(
         regressor as it is, ter Braak residuals of the whole model.
     rearrangement : {"auto", "permutation", "sign_flip", "both"}
         Rows change places, signs, or both. "auto": sign flips where a constant is tested.
-    within, whole : (n,) array, optional
-        Blocks of exchangeability: rows change places within them, or blocks as wholes.
-    variance_groups : (n,) array, optional
+    within, whole : (n,) array or Series, optional
+        Blocks of exchangeability: rows change places within them, or blocks as wholes. A Series follows its index: that
+        of the design, or ids of the images.
+    variance_groups : (n,) array or Series, optional
         Groups with variances of their own: Aspin and Welch's v and G (Winkler et al. 2014) take the place of t and F.
         Voxels that some images lack are not tested then.
     threshold : float, optional
@@ -132,6 +134,12 @@ def permutation_test(
     check_enhancement(tfce, extent, height)
     if connectivity not in (6, 18, 26):
         raise ParameterError(f"connectivity is 6, 18 or 26, but it is {connectivity!r}")
+    design = match_design(design, images)
+    within, whole, variance_groups = (
+        match_values(given, images, design, name)
+        for name, given in (("within", within), ("whole", whole), ("variance_groups", variance_groups))
+    )
+    warn_of_repeats(images, design, within, whole)
     plan, tests = plan_tests(
         design, contrasts, f_contrasts, two_sided, scheme, rearrangement, n_perm, within, whole, variance_groups,
         random_state,

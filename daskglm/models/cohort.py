@@ -46,6 +46,7 @@ from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_first_level import plan_runs
 from daskglm.models.run_times import warn_of_times
+from daskglm.models.selection import excluded_ids
 
 SUBJECTS_DRAWN = 8
 
@@ -223,7 +224,13 @@ def first_level_analysis(
     timings: dict[str, float] = {}
     with stage("find runs", timings):
         runs = find_runs(
-            root, task, space, subjects=subjects, exclude_subjects=exclude, filters=filters, derivatives=derivatives
+            root,
+            task,
+            space,
+            subjects=subjects,
+            exclude_subjects=excluded_ids(exclude),
+            filters=filters,
+            derivatives=derivatives,
         )
     everyone, stores = subjects is None and not exclude, subjects is None if group_stores is None else group_stores
     choice = Choice.of(runs, root, derivatives, filters, everyone, stores)

@@ -8,6 +8,7 @@ from typing import Any
 import joblib
 import pandas as pd
 
+from daskglm.design.matching import samples_of
 from daskglm.errors import ContrastError, ImageError, ParameterError, listing
 from daskglm.io.bids import Run
 from daskglm.io.nifti import read_header
@@ -15,7 +16,7 @@ from daskglm.io.receipts import read_receipt, remove_unit, unit
 from daskglm.io.store import is_store
 from daskglm.io.tables import read_table
 from daskglm.models.cohort_units import Plan, Receipt, common_name, map_path
-from daskglm.models.contrasts import Contrasts, definitions_in
+from daskglm.models.contrasts import Contrasts, definitions_in, is_mean
 from daskglm.models.convert import write_store
 from daskglm.models.options import Options
 from daskglm.schema.datasets import participant_columns
@@ -165,6 +166,9 @@ def _rows(participants: pd.DataFrame | None, subjects: Sequence[str]) -> tuple[p
     """A row of the participants table for each subject, and whose are missing."""
     if participants is None or not subjects:
         return None, []
+    found = samples_of(subjects, [str(name) for name in participants.index])
+    named = {participants.index[rows[0]]: name for name, rows in zip(subjects, found, strict=True) if len(rows) == 1}
+    participants = participants.rename(index=named)
     absent = [name for name in subjects if name not in participants.index]
     if len(absent) == len(subjects):
         return None, [
@@ -175,7 +179,9 @@ def _rows(participants: pd.DataFrame | None, subjects: Sequence[str]) -> tuple[p
     return participants.reindex(list(subjects)), notes
 
 
-def group_input(images: Any, contrasts: Sequence[str], others: bool = False) -> tuple[Any, Contrasts]:
+def group_input(
+    images: Any, contrasts: Sequence[str], others: bool = False, formula: str = "~ 1"
+) -> tuple[Any, Contrasts]:
     """What a group analysis reads, where it is given the result folder of a first-level analysis.
 
     Parameters
@@ -187,13 +193,15 @@ def group_input(images: Any, contrasts: Sequence[str], others: bool = False) -> 
         first level's.
     others : bool
         Whether contrasts of the group are asked for besides.
+    formula : str
+        Of the group.
 
     Returns
     -------
     images : object
         The store of that contrast; anything else as it was given.
     contrasts : sequence of str, or mapping of str to str
-        Contrasts of the group; the intercept, by the name of the first level's, where no other is asked for.
+        Contrasts of the group; of the mean the intercept, by the name of the first level's, where none is asked for.
 
     Raises
     ------
@@ -211,7 +219,7 @@ def group_input(images: Any, contrasts: Sequence[str], others: bool = False) -> 
         )
     name, label = next(iter(found.values()), (next(iter(stores)),) * 2)
     rest = [text for text in contrasts if text not in found]
-    return stores[label], rest if rest or others else {name: "intercept"}
+    return stores[label], rest if rest or others or not is_mean(formula) else {name: "intercept"}
 
 
 def first_level_contrast(text: str, stores: Mapping[str, str]) -> tuple[str, str] | None:

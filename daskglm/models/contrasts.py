@@ -24,6 +24,7 @@ def contrasts_of_design(
     ----------
     contrasts, f_contrasts : mapping of str to contrast, or sequence of str
         Of t and F. A mapping is taken as it is; a text is "name=expression", or an expression, which is its own name.
+        Without any it is each regressor, of which :func:`check_any` allows one.
     design : (n, p) DataFrame
         Design.
 
@@ -37,7 +38,7 @@ def contrasts_of_design(
         Where a text cannot be read, a t contrast has several rows, or a name or its label in file names is there twice.
     """
     columns, terms = [str(name) for name in design.columns], design.attrs.get("terms", {})
-    t = named(contrasts, columns, terms)
+    t = named(contrasts if contrasts or f_contrasts else columns, columns, terms)
     check_t_contrasts(t, design)
     return t_and_f(t, named(f_contrasts or {}, columns, terms))
 
@@ -66,8 +67,8 @@ def t_and_f(t: Mapping[str, Any], f: Mapping[str, Any]) -> tuple[dict[str, Any],
     return {**t, **f}, {**dict.fromkeys(t, "t"), **dict.fromkeys(f, "F")}
 
 
-def check_any(contrasts: Contrasts, f_contrasts: Contrasts | None, kind: str) -> None:
-    """Raise where no contrast was given.
+def check_any(contrasts: Contrasts, f_contrasts: Contrasts | None, kind: str, formula: str = "") -> None:
+    """Raise where no contrast was given, unless the model is the mean.
 
     Parameters
     ----------
@@ -75,14 +76,32 @@ def check_any(contrasts: Contrasts, f_contrasts: Contrasts | None, kind: str) ->
         Of t and F.
     kind : str
         Of analysis, for the message.
+    formula : str
+        Of the design of a group.
 
     Raises
     ------
     ContrastError
         Where there is none.
     """
-    if not contrasts and not f_contrasts:
-        raise ContrastError(f"a {kind} analysis needs a contrast; give --contrast or --f-contrast")
+    if not contrasts and not f_contrasts and not is_mean(formula):
+        unless = ", unless it is of the mean, '~ 1'" if formula else ""
+        raise ContrastError(f"a {kind} analysis needs a contrast{unless}; give --contrast or --f-contrast")
+
+
+def is_mean(formula: str) -> bool:
+    """Whether a formula is of the mean alone: its intercept is tested where no contrast is named.
+
+    Parameters
+    ----------
+    formula : str
+        Formula.
+
+    Returns
+    -------
+    bool
+    """
+    return "".join(formula.split()).removeprefix("~") == "1"
 
 
 def named(contrasts: Contrasts, columns: Sequence[str], terms: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -5,33 +5,38 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import xarray as xr
 
-from daskglm.design.matching import select_participants
+from daskglm.design.matching import subject_of
 from daskglm.errors import ImageError, StoreError, listing
 from daskglm.graph.images import Preparation, scan_headers
+from daskglm.graph.samples import match_table, samples_of_files
 from daskglm.io.files import each, state
 from daskglm.io.nifti import NiftiHeader, checksum, read_header
 from daskglm.io.store import StoredSamples, check_store, stored_space
 from daskglm.io.tables import as_table
-from daskglm.models.inputs import expand
+from daskglm.models.inputs import Choice, expand
 from daskglm.models.options import Options, header_image, preparation
-from daskglm.schema.datasets import participant_columns
+from daskglm.schema.datasets import participant_columns, sample_names
 from daskglm.schema.names import check_unique, stem, subject_id
 
 
-def named_files(images: str | Sequence[str]) -> dict[str, str]:
-    """Names of the samples of a conversion.
+def named_samples(images: str | Sequence[str], choose: Choice | None = None) -> xr.Dataset:
+    """The samples of a conversion, without their data.
 
     Parameters
     ----------
     images : glob or list of paths
-        One image a subject.
+        One image a subject, session and run.
+    choose : callable, optional
+        From :func:`~daskglm.models.selection.selection`.
 
     Returns
     -------
-    dict of str to str
-        Sample name to path; every subject once.
+    xarray.Dataset
+        As :func:`~daskglm.graph.samples.samples_of_files`; every subject, session and run once.
 
     Raises
     ------
@@ -42,20 +47,39 @@ def named_files(images: str | Sequence[str]) -> dict[str, str]:
     if not paths:
         raise ImageError("a conversion needs images, but the list is empty")
     check_unique(paths, "the same image is given twice")
-    names = [subject_id(path) or stem(path) for path in paths]
-    check_unique(names, "a store has one image a subject, but several files are of")
-    return dict(zip(names, paths, strict=True))
+    samples = samples_of_files(paths)
+    if sample_names(samples) == [stem(path) for path in paths]:
+        # Without sessions and runs, several files of a subject are several maps, such as effects and variances.
+        subjects = [subject_id(path) or stem(path) for path in paths]
+        check_unique(subjects, "a store has one image a subject, session and run, but several files are of")
+        samples = samples.assign_coords(sample=("sample", np.array(subjects, dtype=object)))
+    return samples if choose is None else choose(samples)
 
 
-def participant_rows(participants: Any, files: Mapping[str, str], stored: StoredSamples) -> pd.DataFrame | None:
+def files_of(samples: xr.Dataset) -> dict[str, str]:
+    """Files by the names of samples.
+
+    Parameters
+    ----------
+    samples : xarray.Dataset
+        From :func:`named_samples`.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    return dict(zip(sample_names(samples), map(str, samples["source"].values), strict=True))
+
+
+def participant_rows(participants: Any, samples: xr.Dataset, stored: StoredSamples) -> pd.DataFrame | None:
     """Rows of the participants table of the given files.
 
     Parameters
     ----------
     participants : DataFrame, path or None
         Table with a column participant_id.
-    files : mapping of str to str
-        Sample name to path.
+    samples : xarray.Dataset
+        From :func:`named_samples`.
     stored : StoredSamples
         What the store has: its samples may have rows, too.
 
@@ -63,12 +87,25 @@ def participant_rows(participants: Any, files: Mapping[str, str], stored: Stored
     -------
     DataFrame or None
         Indexed by sample; None without a table.
+
+    Raises
+    ------
+    StoreError
+        Where the store has an image of a subject that is now one of several.
     """
+    names, before = sample_names(samples), set(stored.names)
+    mixed = [name for name in names if name not in before and subject_of(name) in before]
+    if mixed:
+        raise StoreError(
+            f"the store has one image each of the subjects of {listing(mixed)}, named without session and run; convert "
+            "all images with --overwrite, or to another store"
+        )
     table = as_table(participants)
     if table is None:
         return None
-    others = set(stored.names) - set(files) - {""}
-    return select_participants(table, list(files), also_allowed=others)
+    table = match_table(table, samples, also_allowed=before - {*names, ""})
+    # Where subjects repeat a sample is not named like its subject.
+    return table if table["participant_id"].duplicated().any() else table.drop(columns="participant_id")
 
 
 def already_stored(

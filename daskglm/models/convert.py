@@ -31,16 +31,19 @@ from daskglm.io.store_writing import create_store, finish_store
 from daskglm.io.urls import check_url
 from daskglm.models.conversion_input import (
     already_stored,
+    files_of,
     listed,
-    named_files,
+    named_samples,
     participant_rows,
     preparation_of_store,
     reference_image,
     usable_files,
 )
+from daskglm.models.inputs import Choice
 from daskglm.models.options import Options, checked, covered, preparation
 from daskglm.models.plan import check_resources
 from daskglm.models.plan_convert import plan_files
+from daskglm.models.selection import selection
 from daskglm.schema.datasets import participant_columns
 
 
@@ -75,6 +78,8 @@ def convert(
     output: str,
     *,
     participants: Any = None,
+    exclude: Any = (),
+    where: str | None = None,
     mask: Any = None,
     missing: str = "nan",
     min_coverage: float = 0.5,
@@ -95,7 +100,11 @@ def convert(
     output : str
         The store, a folder ending in .zarr or a URL.
     participants : DataFrame or path, optional
-        Table with a column participant_id; its rows go into the store beside the images.
+        Table with a column participant_id (and session_id, run); its rows go into the store beside the images.
+    exclude : str or sequence of str
+        Subjects to leave out: ids, or files that list such (a table with a column participant_id, or an id a line).
+    where : str, optional
+        Condition on the participants, others are left out: "site != 'x' and age >= 18".
     mask : image, path, False or None
         Voxels to keep; None: those with data in at least `min_coverage` of the images (one more pass).
     missing : {"nan", "zero"}
@@ -128,7 +137,10 @@ def convert(
         check_url(os.fspath(path))
     with running(journal_name(output), "convert", prepare=lambda alone: mend_store(output)) as run:
         try:
-            result = write_store(images, output, options, participants, on_error, overwrite, progress, run.begin)
+            choose = selection(participants, exclude, where)
+            result = write_store(
+                images, output, options, participants, on_error, overwrite, progress, run.begin, choose
+            )
         except OSError as error:
             if isinstance(error, DaskGLMError):
                 raise
@@ -148,6 +160,7 @@ def write_store(
     overwrite: bool = False,
     progress: bool = False,
     begin: Callable[[int], object] | None = None,
+    choose: Choice | None = None,
 ) -> Conversion:
     """Convert as :func:`convert` does, for a caller that holds a lock of its own.
 
@@ -160,6 +173,8 @@ def write_store(
     begin : callable, optional
         Called with the number of images, once they are known to be usable and to fit into memory and onto the disk.
         Then beside the store it is kept how far its creation is.
+    choose : callable, optional
+        From :func:`~daskglm.models.selection.selection`.
 
     Returns
     -------
@@ -167,12 +182,13 @@ def write_store(
     """
     timings: dict[str, float] = {}
     with stage("read headers", timings):
-        key = _conversion_key(images, options, participants)
         check_target(output, overwrite)
-        files = named_files(images)
+        samples = named_samples(images, choose)
+        files = files_of(samples)
+        key = _conversion_key(files, options, participants)
         exists = is_store(output) and (not overwrite or was_created(output, key))
         stored = StoredSamples.of(output) if exists else StoredSamples([], {}, {})
-        table = participant_rows(participants, files, stored)
+        table = participant_rows(participants, samples, stored)
         kept = already_stored(output, files, table, stored)
         new = {name: path for name, path in files.items() if name not in kept}
         if exists:
@@ -200,13 +216,14 @@ def write_store(
     return _fill(output, files, new, kept, faults, stored, table, how, on_error, progress, timings)
 
 
-def _conversion_key(images: Any, options: Options, participants: Any) -> str:
+def _conversion_key(files: Mapping[str, str], options: Options, participants: Any) -> str:
     """Hash of what tells a conversion from others to the same store."""
-    given = [os.fspath(images)] if isinstance(images, (str, os.PathLike)) else [os.fspath(path) for path in images]
     table = os.fspath(participants) if isinstance(participants, (str, os.PathLike)) else participants
     mask = os.fspath(options.mask_img) if isinstance(options.mask_img, os.PathLike) else options.mask_img
     mask = mask if isinstance(mask, (str, bool, type(None))) else np.asanyarray(getattr(mask, "dataobj", 0))
-    return str(joblib.hash([given, table, mask, options.missing, options.min_coverage, options.smoothing_fwhm]))
+    return str(
+        joblib.hash([list(files.items()), table, mask, options.missing, options.min_coverage, options.smoothing_fwhm])
+    )
 
 
 def _fill(

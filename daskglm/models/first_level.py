@@ -33,6 +33,7 @@ from daskglm.models.runs import (
     run_sources,
 )
 from daskglm.schema.headers import describe
+from daskglm.schema.names import check_pairs
 
 DESIGN_PARAMETERS = (
     "hrf_model", "drift_model", "high_pass", "drift_order", "fir_delays", "min_onset", "oversampling", "modulators",
@@ -227,6 +228,9 @@ class FirstLevelModel(VoxelwiseModel):
         shapes = [run_shape(source)[0] for source in sources]
         sample_masks = masks_of_runs(sources, self.sample_masks) if sample_masks is None else sample_masks
         parameters = {name: getattr(self, name) for name in DESIGN_PARAMETERS}
+        given = {"events": events, "confounds": confounds, "design matrices": design_matrices}
+        for what, tables in given.items():
+            check_pairs(tables if isinstance(tables, (list, tuple)) else [tables], sources, f"{what} and runs")
         designs = run_designs(
             shapes, events, confounds, sample_masks, design_matrices, self.t_r, self.slice_time_ref, parameters
         )

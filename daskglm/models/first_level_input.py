@@ -71,7 +71,7 @@ def subjects_of_models(models: Sequence[FirstLevelModel]) -> Loaded:
     for name, model in zip(names, models, strict=True):
         space.check_same_grid(model.space_.shape, model.space_.affine, f"the model of {name}")
     nothing = da.zeros((len(models), space.voxels.size), dtype=np.float32)
-    return Loaded(images_dataset(nothing, names, space), known, [])
+    return Loaded(images_dataset(nothing, names, space).assign_attrs(named_by="id" if known else "order"), [])
 
 
 def contrast_key(contrast: Any) -> Any:
@@ -153,7 +153,7 @@ def effects_of_models(
         )
     loaded = load_images(images, options)
     named = loaded.images.assign_coords(sample=("sample", np.array(names, dtype=object)))
-    return Loaded(named, True, None)
+    return Loaded(named.assign_attrs(named_by="order" if models[0].subject_label is None else "id"), None)
 
 
 def _check_same_weights(models: Sequence[FirstLevelModel], contrast: Any, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from daskglm.kernels.contrasts import ContrastMaps, estimates
 from daskglm.kernels.fixed_effects import fixed_effects, joint_f
 from daskglm.models.functional import compute_contrasts
 from daskglm.models.options import Options, mask_of
+from daskglm.schema.names import check_pairs
 from daskglm.schema.space import VolumeSpace
 
 _MAPS = ("effect_variance", "stat", "p_value", "z_score")
@@ -290,6 +291,7 @@ def compute_fixed_effects(
         raise ImageError(f"effects come with variances, but there are {len(contrast_imgs)} and {len(variance_imgs)}")
     if dofs is not None and len(dofs) != len(contrast_imgs):
         raise ImageError(f"there is one number of degrees of freedom a run, but {len(dofs)} for {len(contrast_imgs)}")
+    check_pairs(contrast_imgs, variance_imgs, "effects and variances")
     images = [nib.load(image) if not hasattr(image, "dataobj") else image for image in contrast_imgs]
     variances = [nib.load(image) if not hasattr(image, "dataobj") else image for image in variance_imgs]
     first = images[0]

@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from daskglm.design.contrasts import check_occurs, check_one_row, contrast_matrix
 from daskglm.design.formula import design_from_formula
-from daskglm.design.matching import match_rows, select_participants
 from daskglm.design.matrix import check_design, design_array
-from daskglm.errors import ContrastError, DesignError, DesignTypeError, ImageError, ParameterError
+from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.graph.runs import solve_run, sum_blocks
-from daskglm.io.tables import as_table
+from daskglm.graph.samples import match_design, match_values, participants_by_sample, warn_of_repeats
 from daskglm.kernels.basis import Basis, is_estimable, orthonormal_basis, split_directions
 from daskglm.kernels.contrasts import coefficients
 from daskglm.kernels.scaling import Scaling
 from daskglm.models.parameters import check_fraction, parse_noise_model
-from daskglm.schema.datasets import check_images, participants_of, sample_names, space_of
+from daskglm.schema.datasets import check_images, space_of
 from daskglm.schema.headers import describe_map
 
 OUTPUT_TYPES = ("z_score", "stat", "p_value", "effect_size", "effect_variance")
@@ -75,11 +74,14 @@ def fit_glm(
     check_images(images)
     design = match_design(design, images)
     check_design(design, images.sizes["sample"], allow_rank_deficient=allow_rank_deficient)
+    warn_of_repeats(images, design)
     matrix = design_array(design)
     basis, data = orthonormal_basis(matrix), lazy_array(images["data"])
     noise = parse_noise_model(noise_model, bins)
     if noise.order == 0:
-        moments = sum_moments(data, basis, matrix, _check_weights(weights, images))
+        moments = sum_moments(
+            data, basis, matrix, _check_weights(match_values(weights, images, design, "weights"), images)
+        )
         solution = solve_moments(moments, fewest(check_fraction(min_coverage), len(design)))
     else:
         if weights is not None:
@@ -111,51 +113,18 @@ def design_of_formula(formula: str, participants: Any, images: xr.Dataset) -> pd
     DesignError
         Where the formula or the table is wrong, or there is no table and the formula names columns.
     """
-    table = as_table(participants)
-    if table is None:
-        table = participants_of(images)
-    if table is not None:
-        return design_from_formula(formula, select_participants(table, sample_names(images)))
-    nobody = pd.DataFrame(index=pd.Index(sample_names(images), name="participant_id"))
+    table = participants_by_sample(participants, images)
     try:
-        return design_from_formula(formula, nobody)
+        design = design_from_formula(formula, table)
     except DesignError as error:
+        if table.shape[1] > 1 or participants is not None:
+            raise
         raise DesignError(
             f"formula {formula!r} needs a participants table; give --participants (confounds in Python), or convert "
             "the images with it"
         ) from error
-
-
-def match_design(design: pd.DataFrame, images: xr.Dataset, ids_are_known: bool = True) -> pd.DataFrame:
-    """Rows of a design in the order of the samples: by subject id where the index holds ids.
-
-    Parameters
-    ----------
-    design : (n, p) DataFrame
-        Design matrix.
-    images : xarray.Dataset
-        Images dataset.
-    ids_are_known : bool
-        False where samples are only named by their files.
-
-    Returns
-    -------
-    DataFrame
-        The same rows, reordered.
-
-    Raises
-    ------
-    DesignError
-        Where ids of one are not in the other.
-    """
-    if not isinstance(design, pd.DataFrame):
-        raise DesignTypeError(f"a design matrix is a pandas DataFrame, but this is {type(design).__name__}")
-    rows = match_rows(design.index, sample_names(images), ids_are_known)
-    if rows is None:
-        return design
-    matched = design.iloc[rows]
-    matched.attrs = design.attrs
-    return matched
+    design.attrs |= table.attrs
+    return design
 
 
 def label_fit(

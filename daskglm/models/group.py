@@ -34,6 +34,7 @@ from daskglm.models.options import Options
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_group import plan_fit
 from daskglm.models.plan_images import open_source
+from daskglm.models.selection import chosen_by, selection
 from daskglm.schema.datasets import sample_names, space_of
 from daskglm.schema.headers import describe
 from daskglm.schema.names import bids_labels
@@ -78,6 +79,9 @@ def group_analysis(
     *,
     f_contrasts: Contrasts | None = None,
     participants: Any = None,
+    exclude: Any = (),
+    where: str | None = None,
+    na: str = "stop",
     mask: Any = None,
     missing: str = "nan",
     min_coverage: float = 0.5,
@@ -97,9 +101,16 @@ def group_analysis(
     formula : str
         Design from the participants: "~ age + C(site)".
     contrasts, f_contrasts : mapping of str to contrast, or sequence of str
-        Name to expression or weights; or texts "name=expression", as on the command line.
+        Name to expression or weights; or texts "name=expression", as on the command line. Without any "~ 1" has its
+        intercept.
     participants : DataFrame or path, optional
-        Table with a column participant_id, matched to the images by id; a store brings its own.
+        Table with a column participant_id (and session_id, run), matched to the images by id; a store brings its own.
+    exclude : str or sequence of str
+        Subjects to leave out: ids, or files that list such (a table with a column participant_id, or an id a line).
+    where : str, optional
+        Condition on the participants, others are left out: "site != 'x' and age >= 18".
+    na : {"stop", "drop"}
+        "drop": leave out those who lack a value that the analysis uses, and list them.
     mask, missing, min_coverage, smoothing_fwhm, n_jobs
         As in :class:`daskglm.SecondLevelModel`.
     overwrite : bool
@@ -119,13 +130,13 @@ def group_analysis(
         Names the rule, the values and the remedy; before images are read wherever it can be known.
     """
     started, output, timings = time.time(), os.fspath(output), dict[str, float]()
-    check_any(contrasts, f_contrasts, "group")
+    check_any(contrasts, f_contrasts, "group", formula)
     with running(output, "group", prepare=partial(sweep, output)) as run:
         prepare_output(output, overwrite)
         check = partial(_checked_model, formula, participants, min_coverage, contrasts, f_contrasts)
         options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
         with stage("read headers", timings):
-            loaded = load_images(images, options, check)
+            loaded = load_images(images, options, check, selection(participants, exclude, where, na, formula))
             design, lazy, lazy_maps = check(loaded)
             definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
         plan = plan_fit(open_source(loaded, options), lazy, lazy_maps, machine(n_jobs))
@@ -138,9 +149,10 @@ def group_analysis(
             (maps,) = compute(compute_contrasts(fit, definitions, kinds), n_jobs=n_jobs, here=True)
             peaks = find_peaks(maps)
         provenance = {
-            **record_of(run, timings, loaded, n_jobs),
+            **record_of(run, timings, loaded, n_jobs, design),
             "parameters": {
                 "formula": formula,
+                **chosen_by(exclude, where, na),
                 "contrasts": {
                     name: {"definition": text, "type": str(maps["stat_type"].sel(contrast=name).values)}
                     for name, text in definitions.items()
@@ -160,7 +172,9 @@ def group_analysis(
     return GroupResult(output, files, design, fit, maps, peaks, time.time() - started)
 
 
-def record_of(run: Run, timings: Mapping[str, float], loaded: Loaded, n_jobs: int | None) -> dict[str, Any]:
+def record_of(
+    run: Run, timings: Mapping[str, float], loaded: Loaded, n_jobs: int | None, design: pd.DataFrame
+) -> dict[str, Any]:
     """What the provenance of a group or permutation analysis says of the run and its images.
 
     Parameters
@@ -173,6 +187,8 @@ def record_of(run: Run, timings: Mapping[str, float], loaded: Loaded, n_jobs: in
         Images.
     n_jobs : int or None
         Threads, where no cluster is active.
+    design : (n, p) DataFrame
+        Design in the order of the samples.
 
     Returns
     -------
@@ -182,7 +198,8 @@ def record_of(run: Run, timings: Mapping[str, float], loaded: Loaded, n_jobs: in
     names, sums = sample_names(loaded.images), loaded.images.get("source_crc32")
     checksums = None if sums is None else dict(zip(names, map(int, sums.values), strict=True))
     made = run_record(run.record.command, timings, cluster_description(n_jobs), loaded.sources, checksums)
-    return {**made, "run": run.record.id, "images": loaded.sources, "samples": names, "warnings": run.warnings}
+    chosen = {"samples": names, "rows": design.attrs["rows"], "left_out": loaded.images.attrs.get("not_chosen", {})}
+    return {**made, "run": run.record.id, "images": loaded.sources, **chosen, "warnings": run.warnings}
 
 
 def _checked_model(

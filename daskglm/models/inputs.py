@@ -12,20 +12,22 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.design.matching import select_participants
+from daskglm.design.matching import label_text
 from daskglm.errors import DesignError, ImageError, ImageTypeError, SpaceError, listing, nearest
 from daskglm.graph.compute import compute
-from daskglm.graph.images import array_from_files, array_from_images, scan_headers
+from daskglm.graph.images import Preparation, array_from_files, array_from_images, scan_headers
+from daskglm.graph.samples import participants_by_sample, samples_of_files
 from daskglm.io.cache import file_states
 from daskglm.io.files import exists, glob_paths
 from daskglm.io.nifti import NiftiHeader
 from daskglm.io.store import is_store, open_images
-from daskglm.io.tables import as_table
 from daskglm.io.urls import check_url
 from daskglm.models.options import Options, checked, header_image, mask_from_coverage, mask_of, preparation
-from daskglm.schema.datasets import check_images, images_dataset, participants_of, sample_names, space_of
-from daskglm.schema.names import check_unique, sample_ids, subject_id
+from daskglm.schema.datasets import check_images, images_dataset, sample_names, space_of
+from daskglm.schema.names import check_unique, subject_id
+from daskglm.schema.space import VolumeSpace
 
+Choice = Callable[[xr.Dataset], xr.Dataset]
 _TABLE_COLUMNS = ("subject_label", "map_name", "effects_map_path")
 
 
@@ -36,19 +38,19 @@ class Loaded:
     Attributes
     ----------
     images : xarray.Dataset
-        Lazy images dataset.
-    ids_are_known : bool
-        Whether the samples are named by subject, not just by file or number.
+        Lazy images dataset. ``attrs["named_by"]``, where there, says what samples are named by: "id", "file" or
+        "order"; ``attrs["sorted_by"]`` by what they were sorted, where the order is not that in which they were given.
     sources : list of str or None
         Paths; empty for a dataset, None for images in memory.
     """
 
     images: xr.Dataset
-    ids_are_known: bool
     sources: list[str] | None
 
 
-def load_images(given: Any, options: Options, check: Callable[[Loaded], object] | None = None) -> Loaded:
+def load_images(
+    given: Any, options: Options, check: Callable[[Loaded], object] | None = None, choose: Choice | None = None
+) -> Loaded:
     """Make an images dataset of any input of the second level.
 
     Parameters
@@ -60,6 +62,8 @@ def load_images(given: Any, options: Options, check: Callable[[Loaded], object] 
     check : callable, optional
         Called before a pass over the images for the mask, with the images on all voxels of their grid, unread: it
         raises where the design does not go with them.
+    choose : callable, optional
+        Called with the samples, before headers of files are read; gives those to keep.
 
     Returns
     -------
@@ -70,31 +74,34 @@ def load_images(given: Any, options: Options, check: Callable[[Loaded], object] 
     ImageError, SpaceError, CorruptImageError, StoreError
         From the headers, before any image is read.
     """
-    options = checked(options)
+    options, order = checked(options), ""
     if isinstance(given, (str, os.PathLike)):
         path = os.fspath(given)
         if is_store(path):
-            return _from_dataset(open_images(path), options, [path])
+            return _from_dataset(open_images(path), options, [path], choose)
         given = expand(path)
+        order = "the numbers in their names" if given != sorted(given) else ""
     if isinstance(given, xr.Dataset):
-        return _from_dataset(given, options, [])
-    ids: list[str] | None = None
-    if isinstance(given, pd.Series):
-        ids = [str(name) for name in given.index] if all(isinstance(name, str) for name in given.index) else None
-        given = given.tolist()
-    items = list(given) if isinstance(given, (list, tuple)) else [given]
+        return _from_dataset(given, options, [], choose)
+    labels = None if not isinstance(given, pd.Series) or given.index.equals(pd.RangeIndex(len(given))) else given.index
+    items = list(given) if isinstance(given, (list, tuple, pd.Series)) else [given]
     if not items:
         raise ImageError("a model needs images, but the list is empty")
-    if all(isinstance(item, (str, os.PathLike)) for item in items):
-        for item in items:
-            check_url(os.fspath(item))
-        return _named(_from_files([os.fspath(item) for item in items], options, _of_named(check, ids)), ids)
-    if all(hasattr(item, "dataobj") and hasattr(item, "affine") for item in items):
-        return _named(_from_images(items, options, _of_named(check, ids)), ids)
-    kinds = sorted({type(item).__name__ for item in items})
-    raise ImageTypeError(
-        f"images are paths, a glob, a store, nibabel images, a Series or an images dataset, but got {listing(kinds)}"
-    )
+    in_memory = all(hasattr(item, "dataobj") and hasattr(item, "affine") for item in items)
+    if not in_memory and not all(isinstance(item, (str, os.PathLike)) for item in items):
+        kinds = sorted({type(item).__name__ for item in items})
+        raise ImageTypeError(
+            "images are paths, a glob, a store, nibabel images, a Series or an images dataset, but got "
+            f"{listing(kinds)}"
+        )
+    items = items if in_memory else [os.fspath(item) for item in items]
+    for item in items if not in_memory else ():
+        check_url(item)
+    if not in_memory and len(items) == 1 and is_store(items[0]):
+        return _from_dataset(open_images(items[0]), options, items, choose)
+    samples = _samples(items, labels)
+    samples.attrs |= {"sorted_by": order} if order else {}
+    return (_from_images if in_memory else _from_files)(items, samples, options, check, choose)
 
 
 def load_maps(table: pd.DataFrame, options: Options) -> dict[str | None, Loaded]:
@@ -134,13 +141,11 @@ def load_maps(table: pd.DataFrame, options: Options) -> dict[str | None, Loaded]
         absent = sorted(set(subjects) - set(labels))
         if absent:
             raise ImageError(f"every subject has every map, but {listing(absent)} lack {name!r}; add or drop them")
-        paths = [
-            path for _, path in sorted(zip(labels, rows["effects_map_path"], strict=True), key=lambda pair: pair[0])
-        ]
-        _check_labels(subjects, [os.fspath(path) for path in paths if isinstance(path, (str, os.PathLike))])
-        item = load_images(paths, options)
-        images = item.images.assign_coords(sample=("sample", np.array(subjects, dtype=object)))
-        loaded[str(name)] = Loaded(images, True, item.sources)
+        maps = pd.Series(rows["effects_map_path"].tolist(), index=labels, dtype=object).loc[subjects]
+        item = load_images(maps, options)
+        if labels != subjects:
+            item.images.attrs["sorted_by"] = "subject_label"
+        loaded[str(name)] = item
     return loaded
 
 
@@ -159,7 +164,8 @@ def fingerprint(loaded: Loaded) -> Any:
     """
     images = loaded.images
     if loaded.sources and exists(loaded.sources[0]):
-        return file_states(loaded.sources)
+        # Of a store some samples may have been chosen.
+        return [sample_names(images), file_states(loaded.sources)]
     data = images["data"]
     if loaded.sources is None or data.chunks is None:
         (values,) = compute(data.data)
@@ -192,11 +198,9 @@ def participants_column(name: str | None, participants: Any, images: xr.Dataset)
     """
     if name is None:
         return None
-    table = as_table(participants)
-    table = participants_of(images) if table is None else table
-    if table is None:
+    table = participants_by_sample(participants, images)
+    if participants is None and table.shape[1] == 1 and name not in table:
         raise DesignError(f"blocks of {name!r} need a participants table; give --participants (participants in Python)")
-    table = select_participants(table, sample_names(images))
     if name not in table:
         hint = nearest(name, table.columns) or "."
         raise DesignError(
@@ -235,7 +239,7 @@ def _natural(path: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
-def _from_dataset(images: xr.Dataset, options: Options, sources: list[str] | None) -> Loaded:
+def _from_dataset(images: xr.Dataset, options: Options, sources: list[str] | None, choose: Choice | None) -> Loaded:
     """An images dataset, in the voxels of the mask."""
     check_images(images)
     for name in ("smoothing_fwhm", "target_affine", "target_shape"):
@@ -244,6 +248,11 @@ def _from_dataset(images: xr.Dataset, options: Options, sources: list[str] | Non
                 f"{name} needs whole images, but a store has only the voxels of its mask; "
                 "fit the image files, or convert them again with it"
             )
+    names = sample_names(images)
+    if sources and names != sorted(names, key=_natural) and names != sorted(names):
+        images = images.assign_attrs(sorted_by="their conversion")
+    if choose is not None:
+        images = choose(images)
     space = space_of(images)
     mask = mask_of(options, space)
     if mask is not None:
@@ -256,42 +265,71 @@ def _from_dataset(images: xr.Dataset, options: Options, sources: list[str] | Non
         images = images.isel(voxel=np.flatnonzero(keep)) if not keep.all() else images
     if options.missing == "zero":
         images = images.assign(data=images["data"].where(images["data"] != 0))
-    return Loaded(images, True, sources)
+    return Loaded(images, sources)
 
 
-def _of_named(check: Callable[[Loaded], object] | None, ids: list[str] | None) -> Callable[[Loaded], object]:
-    """A check of images under the names that a Series gives them; of nothing, where there is none."""
-    return lambda loaded: None if check is None else check(_named(loaded, ids))
+def _samples(items: Sequence[Any], labels: pd.Index | None) -> xr.Dataset:
+    """The samples that files or images in memory are, without their data; named by the labels of a Series."""
+    paths = [item if isinstance(item, str) else item.get_filename() for item in items]
+    in_files = len(items) > 1 and None not in paths
+    # Images in memory that were read from a file each go by its name.
+    if in_files and (isinstance(items[0], str) or len(set(paths)) == len(paths)):
+        samples = samples_of_files(paths)
+    else:
+        numbers = np.array([f"image-{k + 1}" for k in range(len(items))], dtype=object)
+        samples = xr.Dataset(coords={"sample": ("sample", numbers)}, attrs={"named_by": "order"})
+    if labels is None:
+        return samples
+    names = [label_text(label) for label in labels]
+    check_unique(names, "names of the images in a Series are unique, but it repeats")
+    if "source" in samples:
+        _check_labels(names, [str(path) for path in samples["source"].values])
+    return samples.assign_coords(sample=("sample", np.array(names, dtype=object))).assign_attrs(named_by="id")
 
 
-def _from_files(paths: list[str], options: Options, check: Callable[[Loaded], object]) -> Loaded:
+def _labelled(data: Any, samples: xr.Dataset, space: VolumeSpace) -> xr.Dataset:
+    """An array of images as a dataset of the samples; volumes of a 4-D image have numbers for names."""
+    if samples.sizes["sample"] != data.shape[0]:
+        volumes = [f"volume-{k + 1}" for k in range(data.shape[0])]
+        return images_dataset(data, volumes, space).assign_attrs(named_by="order")
+    images = images_dataset(data, sample_names(samples), space).assign_attrs(samples.attrs)
+    return images.assign(source=samples["source"]) if "source" in samples else images
+
+
+def _masked(
+    read: Callable[[Preparation], Any], samples: xr.Dataset, how: Preparation, options: Options,
+    check: Callable[[Loaded], object] | None, choose: Choice | None, paths: list[str] | None,
+) -> Loaded:  # fmt: skip
+    """Images that `read` gives, in the voxels that the mask, or their coverage, leaves."""
+
+    def chosen(how: Preparation) -> Loaded:
+        images = _labelled(read(how), samples, how.space)
+        # Files are chosen before their headers are read.
+        return Loaded(images if choose is None else choose(images), paths)
+
+    loaded = chosen(how)
+    if options.mask_img is not None:
+        return loaded
+    if check is not None:
+        check(loaded)
+    seen = chosen(replace(how, coverage=True)).images["data"].data
+    return chosen(replace(how, space=mask_from_coverage(seen, how, options, paths)))
+
+
+def _from_files(
+    paths: list[str], samples: xr.Dataset, options: Options, check: Callable[[Loaded], object] | None,
+    choose: Choice | None,
+) -> Loaded:  # fmt: skip
     """3-D files, or one 4-D file."""
-    if len(paths) == 1 and is_store(paths[0]):
-        return _from_dataset(open_images(paths[0]), options, paths)
-    ids = sample_ids(paths)
+    if choose is not None and len(paths) > 1:
+        samples, choose = choose(samples), None
+        paths = [str(path) for path in samples["source"].values]
     how = preparation(header_image(paths[0]), options)
     headers, faults = scan_headers(paths, how)
     if faults:
         raise next(iter(faults.values()))
     found: list[NiftiHeader] = [header for header in headers if header is not None]
-    data = array_from_files(paths, found, how)
-    names = ids if len(ids) == data.shape[0] else [f"volume-{k + 1}" for k in range(data.shape[0])]
-    known = all(subject_id(path) for path in paths) and len(paths) > 1 and len(ids) == data.shape[0]
-    if options.mask_img is None:
-        check(Loaded(images_dataset(data, names, how.space), known, paths))
-        seen = array_from_files(paths, found, replace(how, coverage=True))
-        how = replace(how, space=mask_from_coverage(seen, how, options, paths))
-        data = array_from_files(paths, found, how)
-    return Loaded(images_dataset(data, names, how.space), known, paths)
-
-
-def _named(loaded: Loaded, ids: list[str] | None) -> Loaded:
-    """Images under the names that a Series gives them."""
-    if ids is None:
-        return loaded
-    check_unique(ids, "names of the images in a Series are unique, but it repeats")
-    images = loaded.images.assign_coords(sample=("sample", np.array(ids, dtype=object)))
-    return replace(loaded, images=images, ids_are_known=True)
+    return _masked(lambda how: array_from_files(paths, found, how), samples, how, options, check, choose, paths)
 
 
 def _check_labels(labels: list[str], paths: list[str]) -> None:
@@ -303,7 +341,10 @@ def _check_labels(labels: list[str], paths: list[str]) -> None:
         raise ImageError(f"each subject has its own image, but the table pairs {listing(wrong, 3)}; correct it")
 
 
-def _from_images(items: Sequence[Any], options: Options, check: Callable[[Loaded], object]) -> Loaded:
+def _from_images(
+    items: list[Any], samples: xr.Dataset, options: Options, check: Callable[[Loaded], object] | None,
+    choose: Choice | None,
+) -> Loaded:  # fmt: skip
     """Images in memory."""
     again = len(items) - len({id(image) for image in items})
     if again:
@@ -321,11 +362,4 @@ def _from_images(items: Sequence[Any], options: Options, check: Callable[[Loaded
     if options.target_affine is None:
         for index, image in enumerate(items):
             how.space.check_same_grid(image.shape, image.affine, f"image {index}")
-    data = array_from_images(items, how)
-    names = [f"image-{k + 1}" for k in range(data.shape[0])]
-    if options.mask_img is None:
-        check(Loaded(images_dataset(data, names, how.space), False, None))
-        seen = array_from_images(items, replace(how, coverage=True))
-        how = replace(how, space=mask_from_coverage(seen, how, options))
-        data = array_from_images(items, how)
-    return Loaded(images_dataset(data, names, how.space), False, None)
+    return _masked(lambda how: array_from_images(items, how), samples, how, options, check, choose, None)

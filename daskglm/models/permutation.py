@@ -12,11 +12,11 @@ import xarray as xr
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import check_design, design_array
 from daskglm.errors import ContrastError, DesignError, ImageTypeError, ParameterError, listing, nearest
+from daskglm.graph.samples import match_design
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.models.first_level_input import are_models, effects_of_models, subjects_of_models
-from daskglm.models.functional import match_design
 from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
 from daskglm.models.parameters import warn_of_confounds
@@ -122,7 +122,7 @@ def non_parametric_inference(
         raise ImageTypeError(f"a permutation test needs at least two images, but there is {n_samples}")
     if design_matrix is None:
         raise DesignError("a permutation test needs a design; give design_matrix, a row an image")
-    design = match_design(as_table(design_matrix), loaded.images, loaded.ids_are_known)
+    design = match_design(as_table(design_matrix), loaded.images)
     warn_of_confounds(confounds, design_matrix)
     contrast = contrast_of(design, second_level_contrast)
     check_design(design, n_samples, allow_saturated=True)

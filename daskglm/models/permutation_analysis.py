@@ -28,6 +28,7 @@ from daskglm.models.inputs import Loaded, fingerprint, load_images, participants
 from daskglm.models.options import Options
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_permute import plan_permutation
+from daskglm.models.selection import chosen_by, selection
 from daskglm.schema.datasets import space_of
 from daskglm.schema.headers import describe, describe_map
 from daskglm.schema.names import bids_labels
@@ -90,6 +91,9 @@ def permutation_analysis(
     *,
     f_contrasts: Contrasts | None = None,
     participants: Any = None,
+    exclude: Any = (),
+    where: str | None = None,
+    na: str = "stop",
     within: str | None = None,
     whole: str | None = None,
     variance_groups: str | None = None,
@@ -116,9 +120,16 @@ def permutation_analysis(
     formula : str
         Design from the participants: "~ age + C(site)".
     contrasts, f_contrasts : mapping of str to contrast, or sequence of str
-        Name to expression or weights; or texts "name=expression", as on the command line.
+        Name to expression or weights; or texts "name=expression", as on the command line. Without any "~ 1" has its
+        intercept.
     participants : DataFrame or path, optional
-        Table with a column participant_id; a store brings its own.
+        Table with a column participant_id (and session_id, run); a store brings its own.
+    exclude : str or sequence of str
+        Subjects to leave out: ids, or files that list such (a table with a column participant_id, or an id a line).
+    where : str, optional
+        Condition on the participants, others are left out: "site != 'x' and age >= 18".
+    na : {"stop", "drop"}
+        "drop": leave out those who lack a value that the analysis uses, and list them.
     within, whole : str, optional
         Column of the participants that names blocks of exchangeability.
     variance_groups : str, optional
@@ -146,7 +157,7 @@ def permutation_analysis(
         Names the rule, the values and the remedy; before images are read wherever it can be known.
     """
     started, output, timings = time.time(), os.fspath(output), dict[str, float]()
-    check_any(contrasts, f_contrasts, "permutation")
+    check_any(contrasts, f_contrasts, "permutation", formula)
     with running(output, "permute", prepare=partial(sweep, output)) as run:
         options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
 
@@ -157,11 +168,12 @@ def permutation_analysis(
             return design
 
         with stage("read headers", timings):
-            loaded = load_images(images, options, checked_design)
+            columns: dict[str, Any] = {"within": within, "whole": whole, "variance_groups": variance_groups}
+            choose = selection(participants, exclude, where, na, formula, list(columns.values()))
+            loaded = load_images(images, options, checked_design, choose)
             design = checked_design(loaded)
             definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
             labels, several = bids_labels(definitions), [name for name, kind in kinds.items() if kind == "F"]
-        columns: dict[str, Any] = {"within": within, "whole": whole, "variance_groups": variance_groups}
         blocks: dict[str, Any] = {
             name: participants_column(given, participants, loaded.images) for name, given in columns.items()
         }
@@ -186,9 +198,10 @@ def permutation_analysis(
         if test.get("threshold") is not None:
             tables["clusters.tsv"] = permutation_clusters(maps, test.get("connectivity", 6))
         provenance = {
-            **record_of(run, timings, loaded, n_jobs),
+            **record_of(run, timings, loaded, n_jobs, design),
             "analysis": analysis,
-            "parameters": {"formula": formula, "contrasts": definitions, "f_contrasts": several, **columns,
+            "parameters": {"formula": formula, **chosen_by(exclude, where, na), "contrasts": definitions,
+                           "f_contrasts": several, **columns,
                            "missing": missing, "min_coverage": min_coverage, "smoothing_fwhm": smoothing_fwhm, **test},
             "rearrangements": {
                 "done": int(maps.attrs["n_perm"]),

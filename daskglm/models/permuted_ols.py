@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from daskglm.design.matching import are_ids, label_text, match_rows
 from daskglm.errors import DesignError, DesignTypeError, ImageError, ParameterError
 from daskglm.inference.permutation import permutation_test
 from daskglm.kernels.moments import Array
@@ -39,7 +40,7 @@ def permuted_ols(
     tested_vars : (n, R) or (n,) array-like
         Variables, each tested by itself.
     target_vars : (n, V) array-like
-        Data; what is not finite is missing.
+        Data; what is not finite is missing. Of what comes as a Series or DataFrame rows are matched by index.
     confounding_vars : (n, q) array-like, optional
         Nuisance of all tests.
     model_intercept : bool
@@ -63,6 +64,7 @@ def permuted_ols(
     DesignError, ImageError, ParameterError
         Where shapes do not fit, or the space of the voxels is needed and not given.
     """
+    target_vars, tested_vars, confounding_vars, names = _in_one_order(target_vars, tested_vars, confounding_vars)
     values, tested, nuisance = _checked(target_vars, tested_vars, confounding_vars)
     if output_type != "dict":
         raise ParameterError(f"output_type is 'dict', but it is {output_type!r}")
@@ -70,7 +72,7 @@ def permuted_ols(
         raise ImageError("clusters and TFCE need to know where voxels are; give masker")
     _warn_of_constants(values, nuisance)
     space, order = _space_of_masker(masker, values.shape[1])
-    images = images_dataset(values[:, order], [str(row) for row in range(len(values))], space)
+    images = images_dataset(values[:, order], names or [str(row) for row in range(len(values))], space)
     seed, alone = seed_of(random_state), n_perm == 0
     arguments = {"min_coverage": 0.0, "threshold": threshold, "tfce": tfce, **options}
     found = []
@@ -82,12 +84,25 @@ def permuted_ols(
         )  # fmt: skip
         found.append(maps)
     given = np.argsort(order)
-    names = {
-        name: ours for name, ours in MAP_NAMES.items() if ours in found[0] and (not alone or name in ("t", "tfce"))
-    }
-    result = {name: np.concatenate([maps[ours].values for maps in found])[:, given] for name, ours in names.items()}
+    kept = {name: ours for name, ours in MAP_NAMES.items() if ours in found[0] and (not alone or name in ("t", "tfce"))}
+    result = {name: np.concatenate([maps[ours].values for maps in found])[:, given] for name, ours in kept.items()}
     nulls = {} if alone else {name: ours for name, ours in NULL_NAMES.items() if ours in found[0]}
     return result | {name: np.concatenate([maps[ours].values for maps in found]) for name, ours in nulls.items()}
+
+
+def _in_one_order(target_vars: Any, tested_vars: Any, confounding_vars: Any) -> tuple[Any, Any, Any, list[str]]:
+    """Data, tested variables and nuisance, those of pandas in the order of the first of them; and its labels."""
+    given = {"target_vars": target_vars, "tested_vars": tested_vars, "confounding_vars": confounding_vars}
+    indexed = {name: item for name, item in given.items() if isinstance(item, (pd.Series, pd.DataFrame))}
+    if not indexed:
+        return target_vars, tested_vars, confounding_vars, []
+    first = next(iter(indexed.values())).index
+    names = [label_text(label) for label in first]
+    named_by = "id" if are_ids(first) else "order"
+    for name, item in indexed.items():
+        rows = match_rows(item.index, names, named_by, table=name)
+        given[name] = item if rows is None else item.iloc[rows]
+    return given["target_vars"], given["tested_vars"], given["confounding_vars"], names
 
 
 def _checked(target_vars: Any, tested_vars: Any, confounding_vars: Any) -> tuple[NDArray[Any], Array, Array]:

@@ -15,7 +15,8 @@ from daskglm.io.store import SAMPLES_PER_CHUNK, VOXELS_PER_CHUNK, StoredSamples,
 from daskglm.io.store_speed import write_seconds
 from daskglm.models.conversion_input import (
     already_stored,
-    named_files,
+    files_of,
+    named_samples,
     participant_rows,
     preparation_of_store,
     reference_image,
@@ -23,6 +24,7 @@ from daskglm.models.conversion_input import (
 )
 from daskglm.models.options import Options, checked, preparation
 from daskglm.models.plan import Needs, Plan, count_text, files_bytes, image_memory, seconds_of, store_memory
+from daskglm.models.selection import selection
 
 
 def plan_conversion(
@@ -30,6 +32,8 @@ def plan_conversion(
     output: str | None = None,
     *,
     participants: Any = None,
+    exclude: Any = (),
+    where: str | None = None,
     mask: Any = None,
     missing: str = "nan",
     min_coverage: float = 0.5,
@@ -42,7 +46,7 @@ def plan_conversion(
 
     Parameters
     ----------
-    images, output, participants, mask, missing, min_coverage, smoothing_fwhm, on_error, overwrite
+    images, output, participants, exclude, where, mask, missing, min_coverage, smoothing_fwhm, on_error, overwrite
         As for the conversion; without `output` a new store.
     calibrate : bool
         Read an image for an estimate of the time.
@@ -61,10 +65,11 @@ def plan_conversion(
     options = checked(Options(mask, missing, min_coverage, smoothing_fwhm))
     if output is not None:
         check_target(output, overwrite)
-    files = named_files(images)
+    samples = named_samples(images, selection(participants, exclude, where))
+    files = files_of(samples)
     exists = output is not None and is_store(output) and not overwrite
     stored = StoredSamples.of(output) if exists and output is not None else StoredSamples([], {}, {})
-    table = participant_rows(participants, files, stored)
+    table = participant_rows(participants, samples, stored)
     kept = already_stored(output or "", files, table, stored)
     new = {name: path for name, path in files.items() if name not in kept}
     if exists and output is not None:

@@ -32,6 +32,7 @@ from daskglm.models.options import Options, checked, header_image, preparation
 from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import Needs, Plan, count_text, files_bytes, image_memory, map_bytes, seconds_of, text_bytes
 from daskglm.models.plan_convert import conversion_needs
+from daskglm.models.selection import excluded_ids
 
 # Runs whose designs are made for the plan: the largest.
 _LOOKED_AT = 4
@@ -126,7 +127,13 @@ def plan_first_level(
         filters = list(filters.items() if isinstance(filters, Mapping) else filters)
     root = os.path.abspath(dataset)
     runs = find_runs(
-        root, task, space, subjects=subjects, exclude_subjects=exclude, filters=filters, derivatives=derivatives
+        root,
+        task,
+        space,
+        subjects=subjects,
+        exclude_subjects=excluded_ids(exclude),
+        filters=filters,
+        derivatives=derivatives,
     )
     stores = subjects is None if group_stores is None else group_stores
     treatment = Treatment(

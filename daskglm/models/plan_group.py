@@ -18,6 +18,7 @@ from daskglm.models.functional import OUTPUT_TYPES, compute_contrasts, design_of
 from daskglm.models.options import Options
 from daskglm.models.plan import Needs, Plan, count_text, map_bytes, seconds_of, text_bytes
 from daskglm.models.plan_images import Source, open_source, read_seconds
+from daskglm.models.selection import selection
 from daskglm.schema.datasets import space_of
 
 # Compression and writing of maps, in bytes a second.
@@ -33,6 +34,9 @@ def plan_group(
     *,
     f_contrasts: Contrasts | None = None,
     participants: Any = None,
+    exclude: Any = (),
+    where: str | None = None,
+    na: str = "stop",
     mask: Any = None,
     missing: str = "nan",
     min_coverage: float = 0.5,
@@ -45,7 +49,9 @@ def plan_group(
 
     Parameters
     ----------
-    images, output, formula, contrasts, f_contrasts, participants, mask, missing, min_coverage, smoothing_fwhm, n_jobs
+    images, output, formula, contrasts, f_contrasts, participants, exclude, where, na
+        As for the analysis.
+    mask, missing, min_coverage, smoothing_fwhm, n_jobs
         As for the analysis.
     overwrite : bool
         Makes no difference here.
@@ -61,9 +67,9 @@ def plan_group(
     DaskGLMError
         As the analysis, from headers and tables.
     """
-    check_any(contrasts, f_contrasts, "group")
+    check_any(contrasts, f_contrasts, "group", formula)
     options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
-    source = open_source(images, options)
+    source = open_source(images, options, selection(participants, exclude, where, na, formula))
     design = design_of_formula(formula, participants, source.loaded.images)
     definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
     lazy = fit_glm(source.loaded.images, design, min_coverage=min_coverage)

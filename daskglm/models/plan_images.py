@@ -14,7 +14,7 @@ from daskglm.graph.planning import count_tasks
 from daskglm.io.files import is_url
 from daskglm.io.nifti import NiftiHeader, read_header
 from daskglm.io.store import SAMPLES_PER_CHUNK, VOXELS_PER_CHUNK, is_store
-from daskglm.models.inputs import Loaded, expand, load_images
+from daskglm.models.inputs import Choice, Loaded, expand, load_images
 from daskglm.models.options import Options, header_image, preparation
 from daskglm.models.plan import files_bytes, folder_bytes, image_memory, seconds_of, store_memory
 from daskglm.schema.datasets import space_of
@@ -88,7 +88,7 @@ class Source:
         return 2 * self.n_bytes, n_tasks + count_tasks(coverage(self.data)), (note,)
 
 
-def open_source(images: Any, options: Options) -> Source:
+def open_source(images: Any, options: Options, choose: Choice | None = None) -> Source:
     """Open images as an analysis does, but read none: not for the mask either.
 
     Parameters
@@ -97,6 +97,8 @@ def open_source(images: Any, options: Options) -> Source:
         Images; loaded ones have their mask.
     options : Options
         Mask and treatment.
+    choose : callable, optional
+        As of :func:`~daskglm.models.inputs.load_images`; loaded images are chosen.
 
     Returns
     -------
@@ -113,7 +115,7 @@ def open_source(images: Any, options: Options) -> Source:
         given = expand(images) if isinstance(images, str) and not is_store(images) else images
         from_files = isinstance(given, list) and not (len(given) == 1 and is_store(given[0]))
         masked = not from_files or options.mask_img is not None
-        loaded = load_images(given, options if masked else replace(options, mask_img=False))
+        loaded = load_images(given, options if masked else replace(options, mask_img=False), choose=choose)
     image = 0
     paths = loaded.sources
     if paths and not is_store(paths[0]):

@@ -26,6 +26,7 @@ from daskglm.models.inputs import participants_column
 from daskglm.models.options import Options
 from daskglm.models.plan import Needs, Plan, count_text, map_bytes, seconds_of, text_bytes
 from daskglm.models.plan_images import Source, open_source, read_seconds
+from daskglm.models.selection import selection
 from daskglm.schema.datasets import space_of
 from daskglm.schema.space import VolumeSpace
 
@@ -43,6 +44,9 @@ def plan_permutation(
     *,
     f_contrasts: Contrasts | None = None,
     participants: Any = None,
+    exclude: Any = (),
+    where: str | None = None,
+    na: str = "stop",
     within: str | None = None,
     whole: str | None = None,
     variance_groups: str | None = None,
@@ -60,7 +64,9 @@ def plan_permutation(
 
     Parameters
     ----------
-    images, output, formula, contrasts, f_contrasts, participants, within, whole, variance_groups
+    images, output, formula, contrasts, f_contrasts, participants, exclude, where, na
+        As for the analysis.
+    within, whole, variance_groups
         As for the analysis.
     mask, missing, min_coverage, smoothing_fwhm, n_jobs
         As for the analysis.
@@ -83,11 +89,12 @@ def plan_permutation(
         As the analysis, from headers and tables.
     """
     chosen = {name: test.get(name, default) for name, default in _DEFAULTS.items()}
-    check_any(contrasts, f_contrasts, "permutation")
+    check_any(contrasts, f_contrasts, "permutation", formula)
     check_enhancement(chosen["tfce"], chosen["extent"], chosen["height"])
     if chosen["connectivity"] not in (6, 18, 26):
         raise ParameterError(f"connectivity is 6, 18 or 26, but it is {chosen['connectivity']!r}")
-    source = open_source(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs))
+    choose = selection(participants, exclude, where, na, formula, (within, whole, variance_groups))
+    source = open_source(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs), choose)
     loaded = source.loaded.images
     design = design_of_formula(formula, participants, loaded)
     definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)

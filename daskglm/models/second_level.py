@@ -13,13 +13,14 @@ from daskglm.design.matrix import check_design, design_array, make_second_level_
 from daskglm.errors import ContrastError, DesignError, listing, nearest
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import fewest
+from daskglm.graph.samples import match_design, warn_of_repeats
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.models.array_glm import RegressionResults, labelled
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.first_level_input import are_models, contrast_key, effects_of_models, subjects_of_models
-from daskglm.models.functional import check_any_fitted, compute_contrasts, design_of_formula, map_image, match_design
+from daskglm.models.functional import check_any_fitted, compute_contrasts, design_of_formula, map_image
 from daskglm.models.group_fit import images_read, lazy_fit
 from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
@@ -302,8 +303,10 @@ class SecondLevelModel(VoxelwiseModel):
         check_is_fitted(self)
         contrast = contrast_of(self.design_matrix_, second_level_contrast)
         loaded = images_of(self.second_level_input_, first_level_contrast, self._options())
+        # The design is in the order of the images already.
         maps = permutation_test(
-            loaded.images, self.design_matrix_, {"contrast": contrast}, n_perm=n_perm, two_sided=two_sided_test,
+            loaded.images.assign_attrs(sorted_by=""), self.design_matrix_, {"contrast": contrast},
+            n_perm=n_perm, two_sided=two_sided_test,
             random_state=seed_of(random_state), min_coverage=check_fraction(self.min_coverage), n_jobs=self.n_jobs,
             progress=self.verbose > 0, **options,
         )  # fmt: skip
@@ -375,7 +378,7 @@ class SecondLevelModel(VoxelwiseModel):
         if formula is not None:
             made = design_of_formula(formula, confounds, loaded.images)
         elif design is not None:
-            made = match_design(design, loaded.images, loaded.ids_are_known)
+            made = match_design(design, loaded.images)
         elif subjects is not None:
             made = make_second_level_design_matrix(subjects, confounds)
         else:
@@ -384,6 +387,7 @@ class SecondLevelModel(VoxelwiseModel):
             )
         n_samples = loaded.images.sizes["sample"]
         check_design(made, n_samples, allow_rank_deficient=self.allow_rank_deficient, allow_saturated=True)
+        warn_of_repeats(loaded.images, made)
         return made
 
     def _lazy_fit(self, loaded: Loaded, design: pd.DataFrame) -> xr.Dataset:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.contrasts import contrast_matrix
@@ -139,7 +140,9 @@ def _group(folder: str, record: Mapping[str, Any]) -> Analysis:
         kind="permute" if permuted else "group",
         title="Permutation test" if permuted else "Group analysis",
         facts=[
-            ("Images", f"{len(design):,}"), ("Model", given["formula"]), ("Contrasts", str(len(texts))), *facts,
+            ("Images", f"{len(design):,}"),
+            ("Rows of the table matched", record.get("rows", "by id")),
+            ("Model", given["formula"]), ("Contrasts", str(len(texts))), *facts,
         ],
         methods=[
             *smoothing_sentence(given["smoothing_fwhm"]),
@@ -196,7 +199,10 @@ def _check(folder: str, record: Mapping[str, Any], design: pd.DataFrame, texts: 
     mask = join(folder, "mask.nii.gz")
     options = Options(mask, given["missing"], given["min_coverage"], given["smoothing_fwhm"])
     try:
-        loaded = load_images(sources[0] if len(sources) == 1 else sources, options)
+        # Of a store, or of volumes, some may have been left out.
+        loaded = load_images(
+            sources[0] if len(sources) == 1 else sources, options, choose=lambda held: _samples(held, record["samples"])
+        )
     except (DaskGLMError, OSError) as error:
         return Check(why_not=f"the images cannot be read again ({error})")
     if sample_names(loaded.images) != record["samples"]:
@@ -207,6 +213,12 @@ def _check(folder: str, record: Mapping[str, Any], design: pd.DataFrame, texts: 
     if not fitted:
         return Check(why_not="the contrasts cannot be told from the names of the regressors alone")
     return check_group(loaded.images, design_array(design), fitted)
+
+
+def _samples(held: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    """Samples of some names, where all are there."""
+    place = {name: index for index, name in enumerate(sample_names(held))}
+    return held.isel(sample=[place[name] for name in names]) if place.keys() >= set(names) else held
 
 
 def _fitted(

@@ -146,7 +146,13 @@ def _second_level(
     kinds = {name: str(maps["stat_type"].sel(contrast=name).values) for name in definitions}
     texts = {name: (_text(given), kinds[name]) for name, given in definitions.items()}
     columns = [str(name) for name in design.columns]
-    facts = [("Images", f"{len(design):,}"), ("Voxels", f"{model.n_elements_:,}"), ("Regressors", str(len(columns)))]
+    rows = ("Rows of the design matched", str(design.attrs.get("rows", "by order")))
+    facts = [
+        ("Images", f"{len(design):,}"),
+        rows,
+        ("Voxels", f"{model.n_elements_:,}"),
+        ("Regressors", str(len(columns))),
+    ]
     facts += [("First-level contrast", first_level_contrast)] if first_level_contrast else []
     weights = {name: contrast_matrix(given, columns, fit.attrs["terms"]) for name, given in definitions.items()}
     return Analysis(

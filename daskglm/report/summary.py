@@ -32,7 +32,8 @@ def print_group(result: GroupResult, console: Console) -> None:
     tested = np.isfinite(result.fit["residual_variance"].values)
     partial = int((tested & (counts < n_samples)).sum())
     console.print(
-        f"{n_samples} images, {n_columns} regressors ({', '.join(map(str, result.design.columns))})",
+        f"{n_samples} images, {n_columns} regressors ({', '.join(map(str, result.design.columns))}), rows matched "
+        f"{result.design.attrs['rows']}",
         markup=False,
     )
     console.print(
@@ -61,7 +62,7 @@ def print_permutation(result: PermutationResult, console: Console) -> None:
     which = f"all {done} distinct" if result.maps.attrs["exhaustive"] else f"{done} random"
     console.print(
         f"{n_samples} images, {n_columns} regressors; {int(tested.sum()):,} voxels (n from {counts.min()} to "
-        f"{counts.max()}); {which} rearrangements",
+        f"{counts.max()}); {which} rearrangements; rows matched {result.design.attrs['rows']}",
         markup=False,
     )
     table = Table(

@@ -5,10 +5,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
+from typing import Any
 
 from daskglm.errors import ContrastError, ImageError, listing
 
 _SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9+]+)(?=[_/\\.]|\Z)")
+_ENTITY = re.compile(r"(?:^|[/\\_])(ses|run)-([A-Za-z0-9+]+)")
+_PAIRED = re.compile(r"(?:^|[/\\_])(sub|ses|run)-([A-Za-z0-9+]+)")
 # File systems take names of 255 bytes, and the label is not all of the name.
 _MAX_LABEL = 120
 _SUFFIXES = (".nii.gz", ".nii", ".img", ".hdr")
@@ -142,7 +145,7 @@ def subject_id(path: str) -> str | None:
 
 
 def sample_ids(paths: Sequence[str]) -> list[str]:
-    """Names of the images at some paths: the subject where that is unique, else the file's stem.
+    """Names of the images at some paths.
 
     Parameters
     ----------
@@ -152,7 +155,8 @@ def sample_ids(paths: Sequence[str]) -> list[str]:
     Returns
     -------
     list of str
-        One a path, all different.
+        One a path, all different: the subject, with its session and run where subjects repeat; without subjects the
+        file's stem, or the nearest folder where files of different folders have one name.
 
     Raises
     ------
@@ -163,9 +167,58 @@ def sample_ids(paths: Sequence[str]) -> list[str]:
     subjects = [subject_id(path) for path in paths]
     if None not in subjects and len(set(subjects)) == len(subjects):
         return [str(subject) for subject in subjects]
-    stems = [stem(path) for path in paths]
-    # Equal file names in different folders: the folders are part of the name.
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    if None not in subjects:
+        for entities in (("ses",), ("run",), ("ses", "run")):
+            names = [
+                _with_entities(str(subject), path, entities) for subject, path in zip(subjects, paths, strict=True)
+            ]
+            if "" not in names and len(set(names)) == len(names):
+                return names
+    levels = [[stem(path), *PurePath(path).parts[-2::-1]] for path in paths]
+    for level in zip(*levels, strict=False):
+        if len(set(level)) == len(level):
+            return list(level)
+    return [str(path) for path in paths]
+
+
+def _with_entities(subject: str, path: str, entities: Sequence[str]) -> str:
+    """A subject with the session or run of a path; empty where it has none."""
+    found = dict(_ENTITY.findall(path))
+    parts = [f"{name}-{found[name]}" for name in entities if name in found]
+    return "_".join([subject, *parts]) if len(parts) == len(entities) else ""
+
+
+def check_pairs(first: Sequence[Any], second: Sequence[Any], what: str) -> None:
+    """Raise where files that are taken together, one of each, are of different subjects, sessions or runs.
+
+    Parameters
+    ----------
+    first, second : sequence of n
+        Paths; anything else is of nobody.
+    what : str
+        What they are, for the message: "events and runs".
+
+    Raises
+    ------
+    ImageError
+        Naming those that are not of the same.
+    """
+    wrong = []
+    for x, y in zip(first, second, strict=False):
+        one, other = _labels(x), _labels(y)
+        if any(one[key] != other[key] for key in one.keys() & other.keys()):
+            wrong.append(f"{x} with {y}")
+    if wrong:
+        raise ImageError(
+            f"{what} are taken one with one, in their order, but {listing(wrong, 2)} are of different subjects, "
+            "sessions or runs; bring them into one order"
+        )
+
+
+def _labels(item: Any) -> dict[str, str]:
+    """Subject, session and run of a path, digits without the zeros before them; of anything else nothing."""
+    found = _PAIRED.findall(os.fspath(item)) if isinstance(item, (str, os.PathLike)) else []
+    return {name: label.lstrip("0") or "0" if label.isdecimal() else label for name, label in found}
 
 
 def check_unique(names: Sequence[str], rule: str) -> None:

@@ -48,7 +48,6 @@ CELLS = {
         lambda c: one_more(c, "03"), "~ age", AGE, DesignError, "sub-03, 03 .*more than once",
     ),
     "subject without row": (lambda c: c.table.iloc[:-1], "~ age", AGE, DesignError, "no row: sub-12"),
-    "row without subject": (lambda c: one_more(c, "sub-77"), "~ age", AGE, DesignError, "no image: sub-77"),
     "both": (
         lambda c: with_column(c, participant_id=[*c.names[:11], "sub-77"]), "~ age", AGE, DesignError,
         "no row: sub-12; no image: sub-77",

@@ -269,7 +269,7 @@ def test_stores(cohort, tmp_path):
         SecondLevelModel(smoothing_fwhm=4).fit(path, design_matrix=cohort.design)
     with pytest.raises(DesignError, match="participants table"):
         SecondLevelModel().fit(path, formula="~ age")
-    with pytest.raises(DesignError, match="no image: sub-13"):
+    with pytest.warns(UserWarning, match="1 row of the participants table has no image and is not used: sub-13"):
         SecondLevelModel().fit(
             path,
             confounds=pd.concat([cohort.table, cohort.table.iloc[:1].assign(participant_id="sub-13")]),

@@ -1,0 +1,186 @@
+"""Subjects left out of an analysis: by a list, by a condition on their table, or for missing covariates."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from daskglm.design.formula import formula_columns
+from daskglm.design.matching import ID_COLUMNS, samples_of
+from daskglm.design.selection import rows_where
+from daskglm.errors import DesignError, ImageError, ParameterError, listing
+from daskglm.graph.samples import participants_by_sample
+from daskglm.io.files import read_bytes
+from daskglm.io.tables import read_table
+from daskglm.models.inputs import Choice
+from daskglm.schema.datasets import sample_names
+
+_LISTS = (".tsv", ".csv", ".txt")
+
+
+def selection(
+    participants: Any,
+    exclude: Any = (),
+    where: str | None = None,
+    na: str = "stop",
+    formula: str = "~ 1",
+    columns: Sequence[str | None] = (),
+) -> Choice | None:
+    """How the samples of an analysis are chosen.
+
+    Parameters
+    ----------
+    participants : DataFrame, path or None
+        Table of the participants; None: the one that a store brings.
+    exclude : str or sequence of str
+        Ids to leave out, and files that list such: tables with a column participant_id, or texts with an id a line.
+    where : str, optional
+        Condition on the participants that the others do not meet, as of :func:`~daskglm.design.selection.rows_where`.
+    na : {"stop", "drop"}
+        "drop": those that lack a value of the formula, or of `columns`, are left out.
+    formula : str
+        Formula of the design.
+    columns : sequence of str or None
+        Further columns that the analysis uses.
+
+    Returns
+    -------
+    callable or None
+        Takes the samples, as an images dataset or without its data, to those that are chosen; ``attrs["not_chosen"]``
+        says of each other one why. None where nothing is left out.
+
+    Raises
+    ------
+    ParameterError, DesignError
+        Where `na` is none of these, or a list cannot be read.
+
+    Warns
+    -----
+    UserWarning
+        By the choice, naming who is left out and why, and ids of `exclude` of which there is no image.
+    """
+    if na not in ("stop", "drop"):
+        raise ParameterError(f"na is 'stop' or 'drop', but it is {na!r}")
+    ids = excluded_ids(exclude)
+    if not ids and where is None and na == "stop":
+        return None
+
+    def choose(samples: xr.Dataset) -> xr.Dataset:
+        if "not_chosen" in samples.attrs:
+            return samples
+        left_out, unknown = _excluded(ids, samples)
+        table = pd.DataFrame()
+        if where is not None or na == "drop" or (unknown and participants is not None):
+            table = participants_by_sample(participants, _without(samples, left_out))
+            # Names of files are not always those of subjects.
+            more = samples_of(unknown, [str(name) for name in table["participant_id"]])
+            left_out |= {table.index[row]: "excluded" for rows in more for row in rows}
+            unknown = [name for name, rows in zip(unknown, more, strict=True) if not rows]
+            table = table.drop(index=[name for name in left_out if name in table.index])
+        if unknown:
+            warnings.warn(f"there is no image to exclude of {listing(unknown)}", stacklevel=2)
+        if where is not None:
+            met, missing = rows_where(where, table)
+            left_out |= dict.fromkeys(table.index[~met & ~missing], f"not {where}")
+            left_out |= dict.fromkeys(table.index[missing], f"a value of {where} is missing")
+            table = table[met]
+        if na == "drop":
+            used = [*formula_columns(formula, [str(name) for name in table.columns]), *filter(None, columns)]
+            lacking = table[[name for name in used if name in table]].isna()
+            left_out |= {
+                name: f"no {listing(lacking.columns[row])}"
+                for name, row in zip(table.index, lacking.to_numpy(), strict=True) if row.any()
+            }  # fmt: skip
+        chosen = _without(samples, left_out)
+        if not chosen.sizes["sample"]:
+            raise ImageError(f"all {len(left_out)} images are left out ({_told(left_out)}); leave out fewer")
+        if left_out:
+            warnings.warn(f"{len(left_out)} of {samples.sizes['sample']} images left out: {_told(left_out)}",
+                          stacklevel=2)  # fmt: skip
+        return chosen
+
+    return choose
+
+
+def chosen_by(exclude: Any, where: str | None, na: str) -> dict[str, Any]:
+    """What the provenance says of how samples were chosen; nothing where all were.
+
+    Parameters
+    ----------
+    exclude, where, na
+        As of :func:`selection`.
+
+    Returns
+    -------
+    dict
+    """
+    given = {"exclude": excluded_ids(exclude), "where": where, "na": na}
+    return {} if given == {"exclude": [], "where": None, "na": "stop"} else given
+
+
+def excluded_ids(exclude: Any) -> list[str]:
+    """Ids to leave out, those of files among them.
+
+    Parameters
+    ----------
+    exclude : str or sequence of str
+        Ids and files that list such.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    DesignError
+        Where a file cannot be read, or has no column of ids.
+    """
+    given = [exclude] if isinstance(exclude, (str, os.PathLike)) else list(exclude or ())
+    ids: list[str] = []
+    for item in map(str, given):
+        suffix = os.path.splitext(item)[1].lower()
+        if suffix not in _LISTS:
+            ids.append(item)
+        elif suffix == ".txt":
+            try:
+                ids += [line.strip() for line in read_bytes(item).decode().splitlines() if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise DesignError(f"cannot read the list {item} of excluded subjects: {error}") from error
+        else:
+            table = read_table(item)
+            # The list of a conversion's quarantine has samples.
+            column = next((name for name in (*ID_COLUMNS, "sample") if name in table), None)
+            if column is None:
+                raise DesignError(
+                    f"a list of excluded subjects has a column participant_id, but {item} has {listing(table.columns)}"
+                )
+            ids += [str(name) for name in table[column]]
+    return list(dict.fromkeys(ids))
+
+
+def _excluded(ids: Sequence[str], samples: xr.Dataset) -> tuple[dict[str, str], list[str]]:
+    """Samples that ids exclude by name, and the ids that name none."""
+    names = sample_names(samples)
+    found = samples_of(ids, names)
+    unknown = [item for item, places in zip(ids, found, strict=True) if not places]
+    return {names[place]: "excluded" for places in found for place in places}, unknown
+
+
+def _without(samples: xr.Dataset, left_out: dict[str, str]) -> xr.Dataset:
+    """Samples without some of them."""
+    keep = [name not in left_out for name in sample_names(samples)]
+    if all(keep):
+        return samples
+    return samples.isel(sample=np.flatnonzero(keep)).assign_attrs(not_chosen=dict(left_out))
+
+
+def _told(left_out: dict[str, str]) -> str:
+    """Who is left out, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return "; ".join(f"{reason}: {listing(names, 30)}" for reason, names in reasons.items())
