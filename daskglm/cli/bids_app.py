@@ -15,6 +15,7 @@ from daskglm.cli import analyses
 from daskglm.cli.model_file import option_name, read_document
 from daskglm.cli.run import as_arguments, run_stats_model, run_steps
 from daskglm.errors import OutputError, ParameterError, listing, nearest
+from daskglm.io.journal import Record
 
 _EXAMPLE = "daskglm-bids ds001 out participant --participant-label 01 02 --task faces --contrast 'face - house'"
 _LEVELS = {"participant": analyses.first_level, "group": analyses.group}
@@ -52,7 +53,9 @@ def bids(ctx: click.Context, /, arguments: tuple[str, ...]) -> None:
     given = vars(_parser().parse_args(list(arguments)))
     level, folder = given.pop("analysis_level"), os.path.abspath(given.pop("output_dir"))
     dataset, model, mem_mb = os.path.abspath(given.pop("bids_dir")), given.pop("model"), given.pop("mem_mb")
-    labels, exclude = ([text.removeprefix("sub-") for text in given.pop(name) or ()] for name in _WHO)
+    from daskglm.models.selection import excluded_ids
+
+    labels, exclude = ([text.removeprefix("sub-") for text in excluded_ids(given.pop(name))] for name in _WHO)
     n_cpus = given.pop("n_cpus")
     options = {name.replace("_", "-"): value for name, value in given.items() if name != "skip_bids_validator"}
     _check_options(options, level, model)
@@ -107,7 +110,12 @@ def _parser() -> argparse.ArgumentParser:
         "--participant-label", "--participant_label", nargs="+", metavar="LABEL",
         help="only these, without sub- (at the group level: of those that the participant level took)",
     )  # fmt: skip
-    parser.add_argument("--exclude", nargs="+", metavar="LABEL", help="leave these participants out")
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        metavar="LABEL|FILE",
+        help="leave these participants out; or a list of them, .tsv, .csv, .txt",
+    )
     parser.add_argument("--skip-bids-validator", "--skip_bids_validator", action="store_true",
                         help="accepted; only what an analysis needs is ever checked")  # fmt: skip
     parser.add_argument("-v", "--version", action="version", version=f"daskglm {version('daskglm')}")
@@ -151,8 +159,8 @@ def _first_level_for(folder: str, labels: list[str], exclude: list[str]) -> list
     records = [record for record in load_records(folder) if record.kind == "first-level"]
     if group_stores(folder) and not any(record.command for record in records) and not labels and not exclude:
         return []  # made in Python
-    asked = [record.command for record in records if "--group-stores" not in record.command]
-    plain = {tuple(_without(command)) for command in asked}
+    took = [record for record in records if "--group-stores" not in record.command]
+    plain = {tuple(_without(record.command)) for record in took}
     if len(plain) != 1 or not next(iter(plain)):
         why = "was run with options that differ" if len(plain) > 1 else "was not run there by a command"
         raise OutputError(
@@ -160,16 +168,17 @@ def _first_level_for(folder: str, labels: list[str], exclude: list[str]) -> list
             "run it with the same options for all participants: what is done is kept"
         )
     (command,) = plain
+    asked = [(_values(record, "--participant-label"), _values(record, "--exclude")) for record in took]
     who, last = _who(asked, labels, exclude), records[-1]
     same = sorted(_without(last.command, ("--json",))) == sorted([*command, *who])
     return [] if same and last.now == "complete" and group_stores(folder) else [command[0], *who, *command[1:]]
 
 
-def _who(asked: list[list[str]], labels: list[str], exclude: list[str]) -> list[str]:
-    """Options for the participants of the group: of those that the participant level was asked for."""
-    everyone = [command for command in asked if not _values(command, "--participant-label")]
-    never = {text for command in everyone for text in _values(command, "--exclude")}
-    named = {text for command in asked for text in _values(command, "--participant-label")}
+def _who(asked: list[tuple[list[str], list[str]]], labels: list[str], exclude: list[str]) -> list[str]:
+    """Options for the participants of the group: some of those that the participant level was asked for."""
+    everyone = [excluded for taken, excluded in asked if not taken]
+    never = {text for excluded in everyone for text in excluded}
+    named = {text for taken, excluded in asked for text in taken if text not in excluded}
     unknown = [text for text in labels if text not in named and (not everyone or text in never)]
     if unknown:
         raise ParameterError(
@@ -188,11 +197,16 @@ def _who(asked: list[list[str]], labels: list[str], exclude: list[str]) -> list[
     return ["--group-stores", *(f"--exclude={text}" for text in left_out)]
 
 
-def _values(command: list[str], name: str) -> list[str]:
-    """Values of an option, "--name=value" or "--name value", without "sub-"."""
+def _values(record: Record, name: str) -> list[str]:
+    """Values of an option, "--name=value" or "--name value", without "sub-"; those of files are what these list."""
+    from daskglm.models.selection import excluded_ids
+
+    command = record.command
     joined = [text.partition("=")[2] for text in command if text.startswith(f"{name}=")]
     apart = [value for text, value in pairwise(command) if text == name]
-    return [text.removeprefix("sub-") for text in [*joined, *apart]]
+    files = [os.path.join(record.folder, text) for text in [*joined, *apart] if os.path.splitext(text)[1]]
+    ids = [text for text in [*joined, *apart] if not os.path.splitext(text)[1]]
+    return [text.removeprefix("sub-") for text in excluded_ids([*ids, *files])]
 
 
 def _without(command: list[str], names: tuple[str, ...] = ("--participant-label", "--exclude", "--json")) -> list[str]:

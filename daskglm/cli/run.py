@@ -170,6 +170,7 @@ def _group_arguments(node: GroupNode, of: str, output: str, more: Sequence[str])
     # The mean over subjects goes by the name of what is averaged.
     contrasts = {of if name == "intercept" else name: text for name, text in node.contrasts.items()}
     options = {"formula": node.formula, "contrast": contrasts, "f-contrast": node.f_contrasts, "output": folder}
+    options |= {"where": node.where} if node.where else {}
     return ["group", *as_arguments(options), *more, "--", stores[bids_label(of)]]
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -28,6 +28,8 @@ class GroupNode:
         Design from the participants.
     contrasts, f_contrasts : dict of str to str
         Name to expression.
+    where : str
+        Condition on the participants; empty: all.
     """
 
     name: str
@@ -35,12 +37,13 @@ class GroupNode:
     formula: str
     contrasts: dict[str, str]
     f_contrasts: dict[str, str]
+    where: str = ""
 
 
-def group_node(
+def group_nodes(
     node: Mapping[str, Any], only: list[str] | None, passed: list[str], people: pd.DataFrame | None
-) -> GroupNode:
-    """A group analysis of each contrast that comes in.
+) -> list[GroupNode]:
+    """Group analyses of a node: one, or one for each group of participants.
 
     Parameters
     ----------
@@ -55,13 +58,33 @@ def group_node(
 
     Returns
     -------
-    GroupNode
+    list of GroupNode
 
     Raises
     ------
     ParameterError
         Naming what has no counterpart in daskglm.
     """
+    table = people if people is not None else pd.DataFrame()
+    by = [str(text) for text in as_list(node["GroupBy"]) if str(text).lower() != "contrast"]
+    if not by:
+        return [_group_node(node, only, passed, table)]
+    if len(by) > 1 or by[0] not in table:
+        raise ParameterError(
+            f"node {node['Name']!r} of level Dataset is grouped by contrast, and by one column of the participants at "
+            f"most, but here by {listing(by)}{nearest(by[0], table.columns) or f'; there are {listing(table.columns)}'}"
+        )
+    found = []
+    for level in sorted(table[by[0]].dropna().unique(), key=str):
+        quote = '"' if "'" in str(level) else "'"
+        text = f"{quote}{level}{quote}" if isinstance(level, str) else f"{level}"
+        part = _group_node(node, only, passed, table[table[by[0]] == level])
+        found.append(replace(part, name=f"{part.name} {by[0]} {level}", where=f"`{by[0]}` == {text}"))
+    return found
+
+
+def _group_node(node: Mapping[str, Any], only: list[str] | None, passed: list[str], table: pd.DataFrame) -> GroupNode:
+    """A group analysis of each contrast that comes in."""
     where, model = f"node {node['Name']!r}", node["Model"]
     if str(model.get("Type", "glm")).lower() != "glm" or {"HRF", "Options"} & set(model):
         raise ParameterError(f'{where} of level Dataset is fitted by "Type": "glm" without HRF and Options')
@@ -77,7 +100,6 @@ def group_node(
         item.get("ConditionList") == [item.get("Name")] for item in as_list(node.get("Contrasts"))
     ):
         return GroupNode(node["Name"], tuple(passed_on(node, of)), "~ 1", {"intercept": "intercept"}, {})
-    table = people if people is not None else pd.DataFrame()
     if model.get("Formula") is None:
         formula, columns = _formula(node, given, table, where)
     else:

@@ -19,7 +19,7 @@ from daskglm.io.confounds import read_events
 from daskglm.models.cohort_checks import check_confounds
 from daskglm.models.cohort_stores import read_participants
 from daskglm.models.stats_contrasts import as_list, passed_on, refuse
-from daskglm.models.stats_groups import GroupNode, group_node
+from daskglm.models.stats_groups import GroupNode, group_nodes
 from daskglm.models.stats_runs import run_node
 
 _LONG_NAMES = {
@@ -108,7 +108,12 @@ def read_stats_model(document: Mapping[str, Any], dataset: str) -> StatsModel:
             passed = _combining_node(node, edges[node["Name"]], passed)
     _check_weights(levels, runs)
     people = _people(dataset, runs) if "dataset" in levels else None
-    groups = [group_node(node, edges[node["Name"]], passed, people) for node in nodes if node["Level"] == "dataset"]
+    groups = [
+        group
+        for node in nodes
+        if node["Level"] == "dataset"
+        for group in group_nodes(node, edges[node["Name"]], passed, people)
+    ]
     return StatsModel(str(document.get("Name", "model")), {**options, **first}, tuple(groups))
 
 
@@ -127,8 +132,12 @@ def _checked_node(node: Any) -> dict[str, Any]:
     by = {
         "session": {"subject", "session", "contrast"},
         "subject": {"subject", "contrast"},
-        "dataset": {"contrast"},
     }  # fmt: skip
+    if level == "dataset" and "contrast" not in grouped:
+        raise ParameterError(
+            f"{where} of level Dataset is grouped by contrast, but here by {listing(sorted(grouped)) or 'nothing'}: a "
+            "test of several contrasts has no counterpart in daskglm"
+        )
     if level in by and grouped != by[level]:
         raise ParameterError(
             f"{where} of level {level} is grouped by {listing(sorted(by[level]))}, but here by "

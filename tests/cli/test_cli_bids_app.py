@@ -109,6 +109,10 @@ def test_excluded_participants(dataset, tmp_path):
     # The earlier choice of the group is not that of the participant level.
     assert app(dataset, out, "group", "--contrast", "intercept", "--overwrite", *QUIET)[0] == 0
     assert people(out) == ["sub-01", "sub-02", "sub-04"]
+    (tmp_path / "left_out.txt").write_text("sub-01\n")
+    given = ["--exclude", tmp_path / "left_out.txt", "--contrast", "intercept", "--overwrite", *QUIET]
+    assert app(dataset, out, "group", *given)[0] == 0
+    assert people(out) == ["sub-02", "sub-04"]
     status, text = app(dataset, out, "group", "--exclude", "05", *QUIET)
     assert (status, "no subject '05'" in text) == (2, True), text
 

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from test_cli import run
 
+from daskglm import open_images
+
 nilearn_glm = pytest.importorskip("nilearn.glm.first_level")
 
 pytestmark = pytest.mark.filterwarnings("ignore:The following unexpected columns:UserWarning")
@@ -316,8 +318,6 @@ def test_groups_of_subjects_with_one_run(dataset, tmp_path):
     status, text = fitted(of_groups(*nodes), dataset, tmp_path)
     assert status == 0, text
     (store,) = (tmp_path / "out/group").glob("*.zarr")
-    from daskglm import open_images
-
     y = open_images(str(store)).data.values.astype(float)
     people = pd.read_csv(dataset / "participants.tsv", sep="\t")
     for index, (_, columns, weights) in enumerate(GROUPS.values()):
@@ -328,8 +328,24 @@ def test_groups_of_subjects_with_one_run(dataset, tmp_path):
         np.testing.assert_allclose(nib.load(path).get_fdata().ravel(order="F"), t, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.* images left out:UserWarning")
+def test_a_group_for_each_level(dataset, tmp_path):
+    node = {"Name": "each", "GroupBy": ["contrast", "sex"], "Model": {"X": [1]}, "DummyContrasts": {"Test": "t"}}
+    status, text = fitted(of_groups(node), dataset, tmp_path)
+    assert status == 0, text
+    (store,) = (tmp_path / "out/group").glob("*.zarr")
+    y = open_images(str(store)).data.values.astype(float)
+    sex = pd.read_csv(dataset / "participants.tsv", sep="\t")["sex"].to_numpy()
+    for level in "FM":
+        part = y[sex == level]
+        t = part.mean(axis=0) / (part.std(axis=0, ddof=1) / np.sqrt(len(part)))
+        (path,) = (tmp_path / f"out/node-eachSex{level}").glob("contrast-*/contrast-*_stat-t_statmap.nii.gz")
+        np.testing.assert_allclose(nib.load(path).get_fdata().ravel(order="F"), t, rtol=1e-4)
+
+
 REFUSED = {
-    "split groups": ({"GroupBy": ["contrast", "sex"], "Model": {"X": [1]}}, "here by contrast, sex"),
+    "split by what is not there": ({"GroupBy": ["contrast", "sexx"], "Model": {"X": [1]}}, "did you mean 'sex'?"),
+    "several contrasts in one": ({"GroupBy": [], "Model": {"X": [1]}}, "a test of several contrasts"),
     "over contrasts": ({"Model": {"X": ["a_b"]}, "Contrasts": weighed("w", a_b=1)}, "X of node 'group' has 'a_b'"),
     "a level": ({"Transformations": instructions(step("Factor", ["sex"])), "Model": {"X": ["sex.X", "sex.F"]}},
                 "sex has the levels F, M"),
