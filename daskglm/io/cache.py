@@ -12,7 +12,7 @@ from daskglm.io import files
 from daskglm.kernels.moments import Moments
 from daskglm.kernels.noise import WhitenedFit
 
-_FIELDS = ("gram", "cross", "power", "count", "reference", "incomplete", "gram_incomplete")
+_FIELDS = ("gram", "cross", "power", "count", "reference", "incomplete", "gram_incomplete", "anchored", "anchor")
 _RUN_FIELDS = (
     "theta", "reference", "residual_variance", "degrees_of_freedom", "count", "coefficients", "labels", "gram", "pairs",
     "r_square", "below_one",

@@ -10,6 +10,12 @@ Array = NDArray[np.float64]
 # A slab of the data is converted to float64, centred and multiplied while it is in the processor's cache.
 _SLAB_VALUES = 2**16
 _ADD_TOGETHER = 4096
+# Sums keep the digits of residuals whose squares are more than this fraction of theirs.
+_LOST = 1e-6
+# Eigenvalues of X'WX under this fraction of the largest count as zero.
+_SINGULAR = 1e-11
+# Voxels with gaps of which so many are looked at, and all where one of these needs it.
+_LOOKED_AT = 256
 # A product with so few regressors is faster one by one: BLAS takes as long for two of them as for eight.
 _ONE_BY_ONE = 4
 
@@ -20,7 +26,9 @@ class Moments:
 
     ``moments(a and b) = moments(a) + moments(b)``: blocks of observations may be summed in any grouping.
     The images are summed as differences from a reference per voxel, so that squares do not cancel
-    (Chan, Golub & LeVeque 1983); adding two moments brings them to the same reference.
+    (Chan, Golub & LeVeque 1983); adding two moments brings them to the same reference. Where the design explains
+    nearly all of a voxel, as of sites whose means are far apart, that is not enough: there what a fit of the block
+    explains is subtracted too, and adding two moments compares their fits, not their squares.
 
     Attributes
     ----------
@@ -42,6 +50,10 @@ class Moments:
         Number of observations in the sum.
     constant : (r,) float64 or None
         Coefficients c with X c = 1, which make the reference exact; None: no reference is subtracted.
+    anchored : (f,) int64
+        Voxels, ascending, of which more is subtracted than the reference.
+    anchor : (r, f) float64
+        Coefficients a of what is: X a.
     """
 
     gram: Array
@@ -53,6 +65,8 @@ class Moments:
     gram_incomplete: Array
     n_samples: int
     constant: Array | None
+    anchored: NDArray[np.int64]
+    anchor: Array
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of both sets of observations together."""
@@ -61,7 +75,7 @@ class Moments:
         incomplete = np.union1d(self.incomplete, other.incomplete)
         gram_incomplete = gram_at(self, incomplete)
         _add_gram_at(gram_incomplete, other, incomplete)
-        return Moments(
+        total = Moments(
             gram=self.gram + other.gram,
             cross=mine.cross + theirs.cross,
             power=mine.power + theirs.power,
@@ -71,7 +85,12 @@ class Moments:
             gram_incomplete=gram_incomplete,
             n_samples=self.n_samples + other.n_samples,
             constant=self.constant,
+            anchored=np.empty(0, np.int64),
+            anchor=np.empty((len(self.cross), 0)),
         )
+        far = total.power > (self.power + other.power) / _LOST
+        far[self.anchored], far[other.anchored] = True, True
+        return _joined(self, other, total, np.flatnonzero(far))
 
 
 def pairs(rank: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -182,7 +201,7 @@ def rebase(moments: Moments, reference: Array) -> Moments:
     moments : Moments
         Moments of V voxels.
     reference : (V,) float64
-        The new reference, in image units.
+        The new reference, in image units; nothing else is subtracted then.
 
     Returns
     -------
@@ -190,6 +209,8 @@ def rebase(moments: Moments, reference: Array) -> Moments:
         With ``d = old - new``: cross + d X'W1 and power + 2 d 1'W(y - old) + d^2 1'W1, where
         X'W1 = X'WX c and 1'W(y - old) = c'cross because X c = 1.
     """
+    if moments.anchored.size:
+        moments = _without_anchors(moments)
     if moments.constant is None or np.array_equal(moments.reference, reference):
         return moments
     shift = np.where(moments.count > 0, moments.reference - reference, 0.0)
@@ -258,13 +279,14 @@ def block_moments(
     voxel_weights = None if weights is None or weights.ndim == 1 else weights
     sample_weights = weights if weights is not None and weights.ndim == 1 else np.ones(n_samples)
     regressors, cross = np.ascontiguousarray(design.T), np.empty((design.shape[1], n_voxels))
-    power, reference = np.empty(n_voxels), np.zeros(n_voxels)
+    power, reference, explained = np.empty(n_voxels), np.zeros(n_voxels), np.empty(n_voxels)
     count = np.full(n_voxels, np.count_nonzero(sample_weights), dtype=np.int64)
     # A sum is not finite where a value is not; one that overflows is taken for one, which is harmless.
     with np.errstate(invalid="ignore", over="ignore"):
         sums = data.sum(axis=0)
     incomplete = np.flatnonzero(~np.isfinite(sums)) if voxel_weights is None else np.arange(n_voxels)
-    gram_incomplete = np.empty((incomplete.size, rows.size))
+    gram, gram_incomplete = sample_weights @ products, np.empty((incomplete.size, rows.size))
+    whiten = _whitener(unpack(gram))
     width = max(64, _SLAB_VALUES // max(n_samples, 1))
     # One piece of memory for all slabs: workers give each freed one back to the system, which costs more than the sums.
     memory = np.empty(n_samples * min(width, n_voxels))
@@ -288,8 +310,10 @@ def block_moments(
         weighted = slab if weights is None and last == first else slab_weights * slab
         _multiply(regressors, weighted, cross[:, part])
         power[part] = np.einsum("ij,ij->j", weighted, slab)
-    return Moments(
-        gram=sample_weights @ products,
+        fitted = whiten @ cross[:, part]
+        explained[part] = np.einsum("ij,ij->j", fitted, fitted)
+    moments = Moments(
+        gram=gram,
         cross=cross,
         power=power,
         count=count,
@@ -298,7 +322,11 @@ def block_moments(
         gram_incomplete=gram_incomplete,
         n_samples=n_samples,
         constant=constant,
+        anchored=np.empty(0, np.int64),
+        anchor=np.empty((len(cross), 0)),
     )
+    far = _explained(moments, explained)
+    return _anchored(moments, far, data, design, sample_weights[:, None] if voxel_weights is None else voxel_weights)
 
 
 def _multiply(regressors: Array, slab: Array, cross: Array) -> None:
@@ -321,3 +349,170 @@ def _means(slab: Array, seen: NDArray[np.bool_]) -> Array:
     """Each voxel's mean over its observations."""
     means: Array = np.where(seen, slab, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
     return means
+
+
+def totals(moments: Moments, voxels: NDArray[np.int64]) -> Array:
+    """All that was subtracted from some voxels.
+
+    Parameters
+    ----------
+    moments : Moments
+        Moments of V voxels.
+    voxels : (k,) int64
+        Some of them.
+
+    Returns
+    -------
+    (r, k) float64
+        Coefficients: the reference times those of the constant, and the anchor.
+    """
+    found = np.zeros((len(moments.cross), voxels.size))
+    if moments.constant is not None:
+        found += np.outer(moments.constant, moments.reference[voxels])
+    _, mine, theirs = np.intersect1d(voxels, moments.anchored, assume_unique=True, return_indices=True)
+    found[:, mine] += moments.anchor[:, theirs]
+    return found
+
+
+def grams_of(moments: Moments, voxels: NDArray[np.int64]) -> Array:
+    """X'WX of some voxels.
+
+    Parameters
+    ----------
+    moments : Moments
+        Moments of V voxels.
+    voxels : (k,) int64
+        Some of them, ascending.
+
+    Returns
+    -------
+    (k, r, r) or (1, r, r) float64
+        One for all where none of them misses anything.
+    """
+    _, mine, theirs = np.intersect1d(voxels, moments.incomplete, assume_unique=True, return_indices=True)
+    if not mine.size:
+        return unpack(moments.gram)[None]
+    packed = np.tile(moments.gram, (voxels.size, 1))
+    packed[mine] = moments.gram_incomplete[theirs]
+    return unpack(packed)
+
+
+def _anchored(
+    moments: Moments, voxels: NDArray[np.int64], data: NDArray[np.floating], design: Array, weights: Array
+) -> Moments:
+    """Moments of a block about what its own fit explains, at the voxels whose sums would lose digits."""
+    cross, power = moments.cross.copy(), moments.power.copy()
+    anchor = np.empty((len(cross), voxels.size))
+    for start in range(0, voxels.size, _ADD_TOGETHER):
+        part = voxels[start : start + _ADD_TOGETHER]
+        values = data[:, part].astype(np.float64)
+        own = _weights_of_slab(values, weights if weights.shape[1] == 1 else weights[:, part])
+        fit = _times(_inverses(grams_of(moments, part)), cross[:, part])
+        values -= moments.reference[part]
+        values -= design @ fit
+        anchor[:, start : start + _ADD_TOGETHER] = fit
+        cross[:, part], power[part] = design.T @ (own * values), np.sum(own * values**2, axis=0)
+    return replace(moments, cross=cross, power=power, anchored=voxels, anchor=anchor) if voxels.size else moments
+
+
+def _explained(moments: Moments, explained: Array) -> NDArray[np.int64]:
+    """Voxels of a block whose squares the design explains but for a fraction that is lost in them.
+
+    `explained` (V,) holds for the complete ones. Of those with gaps some are looked at, and all where one is found.
+    """
+
+    def among(voxels: NDArray[np.int64]) -> NDArray[np.int64]:
+        cross, power = moments.cross[:, voxels], moments.power[voxels]
+        fit = _times(_inverses(grams_of(moments, voxels)), cross)
+        return voxels[power - np.einsum("rv,rv->v", fit, cross) < _LOST * power]
+
+    own, power = moments.incomplete, moments.power
+    far = power - explained < _LOST * power
+    far[own] = False
+    some = own[:: max(1, own.size // _LOOKED_AT)]
+    if own.size and (far.any() or among(some[moments.count[some] > len(moments.cross)]).size):
+        for start in range(0, own.size, _ADD_TOGETHER):
+            far[among(own[start : start + _ADD_TOGETHER])] = True
+    return np.flatnonzero(far)
+
+
+def _joined(one: Moments, other: Moments, total: Moments, voxels: NDArray[np.int64]) -> Moments:
+    """The sum of two moments where some voxels are far apart in both: there about the fit of both together."""
+    kept = np.zeros(voxels.size, dtype=bool)
+    anchor = np.empty((len(total.cross), voxels.size))
+    complete = ~np.isin(voxels, total.incomplete)
+    groups = [np.flatnonzero(complete), np.flatnonzero(~complete)]
+    for group in groups:
+        for start in range(0, group.size, _ADD_TOGETHER):
+            part = group[start : start + _ADD_TOGETHER]
+            kept[part], anchor[:, part] = _join(one, other, total, voxels[part])
+    return replace(total, anchored=voxels[kept], anchor=anchor[:, kept]) if kept.any() else total
+
+
+def _join(one: Moments, other: Moments, total: Moments, voxels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
+    """Sums of some voxels, into `total`; which of them stay anchored, and where."""
+    grams = [grams_of(side, voxels) for side in (one, other)]
+    own = [totals(side, voxels) for side in (one, other)]
+    sums = [side.cross[:, voxels] for side in (one, other)]
+    whole = grams[0] + grams[1]
+    right = sums[0] + sums[1] + _times(grams[0], own[0]) + _times(grams[1], own[1])
+    common = _times(_inverses(whole), right)
+    cross, power = np.zeros_like(common), one.power[voxels] + other.power[voxels]
+    for part, gram, mine in zip(sums, grams, own, strict=True):
+        # |X d|^2 as the square of a root times d: what a side does not see of d is zero but for rounding of d.
+        root, shift = _roots(gram), mine - common
+        moved = _times(root, shift)
+        cross += part + _times(root.swapaxes(1, 2), moved)
+        power += 2 * np.sum(shift * part, axis=0) + np.sum(moved**2, axis=0)
+    power = np.maximum(power, 0.0)
+    anchor = common if total.constant is None else common - np.outer(total.constant, total.reference[voxels])
+    inside = _times(whole, anchor)
+    plain = power + np.sum(anchor * (2 * cross + inside), axis=0)
+    kept = plain > power / _LOST
+    total.cross[:, voxels], total.power[voxels] = np.where(kept, cross, cross + inside), np.where(kept, power, plain)
+    return kept, anchor
+
+
+def _without_anchors(moments: Moments) -> Moments:
+    """The same about the reference alone."""
+    cross, power = moments.cross.copy(), moments.power.copy()
+    for start in range(0, moments.anchored.size, _ADD_TOGETHER):
+        voxels, anchor = (
+            moments.anchored[start : start + _ADD_TOGETHER],
+            moments.anchor[:, start : start + _ADD_TOGETHER],
+        )
+        inside = _times(grams_of(moments, voxels), anchor)
+        power[voxels] += np.sum(anchor * (2 * cross[:, voxels] + inside), axis=0)
+        cross[:, voxels] += inside
+    nothing = np.empty((len(cross), 0))
+    return replace(moments, cross=cross, power=power, anchored=np.empty(0, np.int64), anchor=nothing)
+
+
+def _times(matrices: Array, vectors: Array) -> Array:
+    """Products (r, k) of k matrices (k, r, r), or of one for all, and vectors (r, k)."""
+    product: Array = (matrices[0] @ vectors) if len(matrices) == 1 else np.einsum("vij,jv->iv", matrices, vectors)
+    return product
+
+
+def _roots(grams: Array) -> Array:
+    """Roots R (k, r, r) of X'WX = R'R, zero in the directions that X does not have."""
+    values, vectors = np.linalg.eigh(grams)
+    kept = np.where(values > _SINGULAR * values[:, -1:], values, 0.0)
+    return np.sqrt(np.maximum(kept, 0.0))[:, :, None] * vectors.swapaxes(1, 2)
+
+
+def _whitener(gram: Array) -> Array:
+    """W (r, r) with W'W the pseudo-inverse of X'WX."""
+    values, vectors = np.linalg.eigh(gram)
+    kept = (values > _SINGULAR * values[-1:]) & (values > 0)
+    whitener: Array = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1.0)), 0.0)[:, None] * vectors.T
+    return whitener
+
+
+def _inverses(grams: Array) -> Array:
+    """Pseudo-inverses (k, r, r)."""
+    values, vectors = np.linalg.eigh(grams)
+    kept = (values > _SINGULAR * values[:, -1:]) & (values > 0)
+    scaled = vectors * np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)[:, None, :]
+    inverse: Array = scaled @ vectors.swapaxes(1, 2)
+    return inverse

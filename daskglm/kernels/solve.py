@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.kernels.moments import Array, Moments, constant_sums, pack, pairs, unpack
+from daskglm.kernels.moments import Array, Moments, constant_sums, grams_of, pack, pairs, totals, unpack
 
 # Voxels solved together: (2048, 20, 20) float64 is 6.5 MB.
 _SOLVE_TOGETHER = 2048
@@ -134,10 +134,12 @@ def solve(moments: Moments, min_count: int = 1) -> Fit:
         covariance_own[part] = pack(inverse)
         deficient.append(own[part][rank < theta.shape[0]])
         deficient_row_space.append(row_space)
+    variance = _residual_variance(moments, theta, ranks, min_count)
+    theta[:, moments.anchored] += moments.anchor
     return Fit(
         theta=theta,
         reference=moments.reference,
-        residual_variance=_residual_variance(moments, theta, ranks, min_count),
+        residual_variance=variance,
         degrees_of_freedom=np.maximum(moments.count - ranks, 0).astype(np.float64),
         count=moments.count,
         covariance=pack(covariance[0]),
@@ -180,8 +182,12 @@ def rss_rounding(
 def _residual_variance(moments: Moments, theta: Array, ranks: NDArray[np.intp], min_count: int) -> Array:
     """RSS / (n - rank); zero where RSS is rounding error, NaN where nothing is left to divide by."""
     residual = moments.power - np.einsum("ij,ij->j", theta, moments.cross)
-    total = constant_sums(moments)[1]
-    residual[residual <= rss_rounding(moments.power, moments.count, moments.reference, total)] = 0.0
+    rounding = rss_rounding(moments.power, moments.count, moments.reference, constant_sums(moments)[1])
+    far, eps = moments.anchored, np.finfo(float).eps
+    for part in (far[start : start + _SOLVE_TOGETHER] for start in range(0, far.size, _SOLVE_TOGETHER)):
+        subtracted, grams = totals(moments, part), grams_of(moments, part)
+        rounding[part] += (8 * eps) ** 2 * np.einsum("iv,vij,jv->v", subtracted, grams, subtracted, optimize=True)
+    residual[residual <= rounding] = 0.0
     freedom = moments.count - ranks
     usable = (freedom > 0) & (moments.count >= min_count)
     variance: Array = np.where(usable, residual / np.where(usable, freedom, 1), np.nan)

@@ -136,6 +136,8 @@ def _needs(shape: _Shape, where: Machine, chunk: int, gaps: bool) -> Needs:
     n_voxels, rows = data.shape[1], max(data.chunks[0])
     packed = p * (p + 1) // 2 if gaps else 0
     moments = 8 * (p + 3 + packed + (1 if gaps else 0))
+    if max(data.chunks[0]) <= p:
+        moments += 8 * (p + 1)  # a block that the design explains whole is summed about its fit, which is kept
     block = data.dtype.itemsize * rows * chunk
     # One block and its sums; or two sums that are added, one of them brought to the reference of the other.
     task = max(block + shape.source.reading(chunk) + moments * chunk, (2 * moments + 24 * p) * chunk)

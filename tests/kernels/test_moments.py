@@ -1,14 +1,19 @@
 """Moments, whatever the blocks, against sums written out."""
 
+import io
 import itertools
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daskglm.io.cache import load_moments, save_moments
 from daskglm.kernels.basis import orthonormal_basis
+from daskglm.kernels.contrasts import t_contrast
 from daskglm.kernels.moments import Moments, block_moments, gram_at, pack, rebase, unpack
+from daskglm.kernels.solve import solve
 
 
 def problem(seed: int, missing: float, mean: float = 0.0, rank: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -99,13 +104,13 @@ def test_a_large_mean_costs_no_digits():
 
     truth = residual(noise, None)
     assert np.abs(residual(noise + 1e6, basis.constant) / truth - 1).max() < 1e-12
-    assert np.abs(residual(noise + 1e6, None) / truth - 1).max() > 1e-7  # what the reference prevents
+    assert np.abs(residual(noise + 1e6, None) / truth - 1).max() < 1e-10  # where a design has no constant
 
 
 def test_float32_is_summed_in_float64():
     design, data = problem(2, 0.0, mean=1e4)
     single = data.astype(np.float32)
-    moments = block_moments(single, design)
+    moments = rebase(block_moments(single, design), np.zeros(17))
     assert np.allclose(moments.cross, design.T @ single.astype(np.float64), rtol=1e-14)
 
 
@@ -114,3 +119,45 @@ def test_pack_and_unpack(rank):
     matrix = np.random.default_rng(0).standard_normal((3, rank, rank))
     symmetric = matrix + matrix.transpose(0, 2, 1)
     assert np.array_equal(unpack(pack(symmetric)), symmetric)
+
+
+def exact_t(design, values, column):
+    """T of a regressor in arithmetic of 50 digits, from its formula."""
+    with mpmath.workdps(50):
+        x, y = mpmath.matrix(design.tolist()), mpmath.matrix(values.tolist())
+        inverse = (x.T * x) ** -1
+        residual = y - x * (beta := inverse * (x.T * y))
+        variance = (residual.T * residual)[0] / (len(values) - design.shape[1])
+        return float(beta[column] / mpmath.sqrt(variance * inverse[column, column]))
+
+
+@pytest.mark.parametrize("apart", [1e3, 1e5, 1e7, 1e8])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_sites_far_apart_cost_no_digits_but_their_own(apart, mixed, missing):
+    """Means `apart` standard deviations from each other lose apart x eps, as of the values themselves, not its square.
+
+    In any blocks, of one site each or of all, of few rows or all; with a checkpoint between.
+    """
+    rng = np.random.default_rng(0)
+    site = np.eye(3)[np.arange(60) % 3 if mixed else np.repeat([0, 1, 2], 20)]
+    design = np.column_stack([np.ones(60), rng.standard_normal(60), site[:, 1:]])
+    data = rng.standard_normal((60, 4)) + site @ (apart * np.array([[0], [1], [-2]])) + 0.3 * design[:, 1:2]
+    data[rng.random(data.shape) < missing] = np.nan
+    basis = orthonormal_basis(design)
+    columns = design @ basis.to_basis
+    seen = np.isfinite(data)
+    truth = [exact_t(design[seen[:, v]], data[seen[:, v], v], 1) for v in range(4)]
+    for constant in (basis.constant, None):
+        for cuts in ([], [20, 40], [13, 30, 47], range(1, 60), range(2, 60, 2)):
+            total, buffer = summed(columns, data, constant, None, cuts), io.BytesIO()
+            save_moments(buffer, [total])
+            buffer.seek(0)
+            found = t_contrast(solve(load_moments(buffer)[0]), basis.to_basis[1]).stat
+            np.testing.assert_allclose(found, truth, rtol=max(2e-14 * apart, 2e-9))
+
+
+def test_ordinary_voxels_keep_nothing_besides():
+    design, data = problem(0, 0.1, mean=100.0)
+    moments = summed(design, data, np.eye(4)[0], None, [9, 15])
+    assert moments.anchored.size == moments.anchor.size == 0

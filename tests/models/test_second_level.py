@@ -535,3 +535,20 @@ def test_f_of_a_raw_cubic_of_the_year_is_that_of_a_centred_one(noise_model):
     if noise_model == "ols":
         by_hand = [sm.OLS(voxel, centred).fit().f_test(np.eye(4)[:3]).fvalue for voxel in values.T]
         np.testing.assert_allclose(found[0], by_hand, rtol=1e-5)
+
+
+@pytest.mark.parametrize("apart", [1e5, 1e8])
+def test_sites_in_other_units_keep_nilearns_digits(apart):
+    """Two scanners whose values are 1e8 standard deviations apart: t was NaN, with nilearn's 5e-7 it is compared."""
+    rng = np.random.default_rng(32)
+    site, age = np.arange(40) % 2, rng.uniform(20, 80, 40)
+    data = rng.standard_normal((40, 3, 3, 2)) + (apart * site + 0.02 * age)[:, None, None, None]
+    design = pd.DataFrame({"age": age, "site": site, "intercept": 1.0})
+    centred = data - apart * site[:, None, None, None]
+    mask_img = nib.Nifti1Image(np.ones((3, 3, 2), np.uint8), np.eye(4))
+    images = [nib.Nifti1Image(grid, np.eye(4)) for grid in data]
+    found = SecondLevelModel(mask_img).fit(images, design_matrix=design).compute_contrast("age", output_type="stat")
+    exact = [sm.OLS(grid, design).fit().tvalues["age"] for grid in centred.reshape(40, -1).T]
+    theirs = NilearnModel(mask_img).fit(images, design_matrix=design).compute_contrast("age", output_type="stat")
+    error, other = (np.abs(np.asarray(t.dataobj).ravel() / exact - 1).max() for t in (found, theirs))
+    assert error < 10 * other + 1e-9
