@@ -22,6 +22,7 @@ from daskglm.schema.space import VolumeSpace
 # make its moments (p numbers a voxel, p^2 / 2 where data are missing) larger than its data.
 _BLOCK_VALUES = 2**22
 _BLOCK_SAMPLES = (32, 64)
+_REMEDY = "restore the image or drop its subject"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def prepare(
     return values
 
 
-def check_any_finite(values: NDArray[Any], name: str, remedy: str = "restore the image or drop its subject") -> None:
+def check_any_finite(values: NDArray[Any], name: str, remedy: str = _REMEDY) -> None:
     """Raise where an image has no finite value.
 
     Parameters
@@ -120,7 +121,7 @@ def check_any_finite(values: NDArray[Any], name: str, remedy: str = "restore the
         raise ImageError(f"{name} has no finite value in the mask; {remedy}")
 
 
-def check_varies(values: NDArray[Any], name: str, remedy: str = "restore the image or drop its subject") -> None:
+def check_varies(values: NDArray[Any], name: str, remedy: str = _REMEDY) -> None:
     """Raise where an image has one and the same value everywhere: it failed to be made, and says nothing.
 
     Parameters
@@ -146,6 +147,28 @@ def check_varies(values: NDArray[Any], name: str, remedy: str = "restore the ima
             raise ImageError(
                 f"an image varies within the mask, but {name} is {finite[0]:g} in all {finite.size:,} voxels; {remedy}"
             )
+
+
+def own_values(values: NDArray[Any], prepared: NDArray[Any], how: Preparation) -> NDArray[Any]:
+    """Values of an image before it is treated: what is asked of its data is asked of these.
+
+    Parameters
+    ----------
+    values : (m, X * Y * Z) array
+        Values as :func:`prepare` takes them.
+    prepared : (m, V) array
+        What it made of them.
+    how : Preparation
+        What happened to them.
+
+    Returns
+    -------
+    (m, V) or (m, X * Y * Z) array
+        In the mask; of the whole grid where the mask is on another one.
+    """
+    if how.target_affine is not None:
+        return values
+    return np.take(values, how.space.voxels, axis=1) if how.treats else prepared
 
 
 def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> NDArray[Any]:
@@ -194,17 +217,10 @@ def _read(path: str, how: Preparation, volumes: slice) -> tuple[NDArray[Any], Ni
     """Read one file, verified, as vectors, and its header."""
     header, values = read_values(path, volumes)
     prepared = prepare(values, header.shape, header.affine, path, how)
-    own = _own_values(values, prepared, how)
+    own = own_values(values, prepared, how)
     check_any_finite(own, path)
     check_varies(own, path)
     return prepared, header
-
-
-def _own_values(values: NDArray[Any], prepared: NDArray[Any], how: Preparation) -> NDArray[Any]:
-    """Values of an image as it has them: in the mask, or of its whole grid where that is another one."""
-    if not how.treats:
-        return prepared
-    return values if how.target_affine is not None else np.take(values, how.space.voxels, axis=1)
 
 
 def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHeader | None], dict[str, Exception]]:
@@ -391,7 +407,7 @@ def _mask_block(rows: NDArray[Any], how: Preparation, dtype: np.dtype[Any]) -> N
             grid = np.asanyarray(image.dataobj)
         values = grid.reshape(1, -1, order="F").astype(dtype, copy=False)
         prepared = prepare(values, grid.shape, image.affine, f"image {number}", how)
-        own = _own_values(values, prepared, how)
+        own = own_values(values, prepared, how)
         check_any_finite(own, f"image {number}")
         check_varies(own, f"image {number}")
         block[index] = prepared[0]

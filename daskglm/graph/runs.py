@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from daskglm.errors import ImageError, listing
 from daskglm.graph.compute import shared, task
-from daskglm.graph.images import Preparation, check_any_finite, check_varies, prepare
+from daskglm.graph.images import Preparation, check_any_finite, check_varies, own_values, prepare
 from daskglm.io.nifti import read_header, stream_volumes
 from daskglm.kernels.basis import with_constant
 from daskglm.kernels.lagged import LaggedMoments, Lags, plan_lags, select, sum_lagged
@@ -274,7 +274,7 @@ def _slabs(run: RunImages, start: int, stop: int, n_buffers: int = 1) -> Iterato
         if number not in numbers:
             continue
         row = prepare(values[None], shape, affine, name, run.how)
-        if not watch.passes(number, row):
+        if not watch.passes(number, row, own_values(values[None], row, run.how)):
             continue
         row = percent_of_volume(row) if run.by_volume else row
         if not buffers:  # made once: fresh memory costs more than the arithmetic
@@ -298,14 +298,14 @@ class _Watch:
         self._low: list[int] = []
         self._zeros: dict[int, int] = {}
 
-    def passes(self, number: int, row: NDArray[Any]) -> bool:
-        """Whether a volume (1, V) is used; after one that is not, the others are only looked at."""
+    def passes(self, number: int, row: NDArray[Any], own: NDArray[Any]) -> bool:
+        """Whether a volume (1, V), in the image `own`, is used; after one that is not, the others are only looked at."""
         try:
-            check_any_finite(row, f"volume {number} of {self._name}", _REMEDY)
-            check_varies(row, f"volume {number} of {self._name}", _REMEDY)
+            check_any_finite(own, f"volume {number} of {self._name}", _REMEDY)
+            check_varies(own, f"volume {number} of {self._name}", _REMEDY)
         except ImageError as error:
             self._faults[number] = error
-        self._zeros[number] = row.size - int(np.count_nonzero(row))
+        self._zeros[number] = own.size - int(np.count_nonzero(own))
         if self._by_volume and not np.mean(row, where=np.isfinite(row), dtype=np.float64) >= 1:
             self._low.append(number)
         return not self._faults
