@@ -71,7 +71,7 @@ class Moments:
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of both sets of observations together."""
         reference = np.where(self.count > 0, self.reference, other.reference)
-        mine, theirs = rebase(self, reference), rebase(other, reference)
+        mine, theirs = _moved(self, reference), _moved(other, reference)
         incomplete = np.union1d(self.incomplete, other.incomplete)
         gram_incomplete = gram_at(self, incomplete)
         _add_gram_at(gram_incomplete, other, incomplete)
@@ -209,8 +209,11 @@ def rebase(moments: Moments, reference: Array) -> Moments:
         With ``d = old - new``: cross + d X'W1 and power + 2 d 1'W(y - old) + d^2 1'W1, where
         X'W1 = X'WX c and 1'W(y - old) = c'cross because X c = 1.
     """
-    if moments.anchored.size:
-        moments = _without_anchors(moments)
+    return _moved(_without_anchors(moments) if moments.anchored.size else moments, reference)
+
+
+def _moved(moments: Moments, reference: Array) -> Moments:
+    """As :func:`rebase`, where nothing but a reference is subtracted."""
     if moments.constant is None or np.array_equal(moments.reference, reference):
         return moments
     shift = np.where(moments.count > 0, moments.reference - reference, 0.0)
@@ -369,7 +372,7 @@ def totals(moments: Moments, voxels: NDArray[np.int64]) -> Array:
     found = np.zeros((len(moments.cross), voxels.size))
     if moments.constant is not None:
         found += np.outer(moments.constant, moments.reference[voxels])
-    _, mine, theirs = np.intersect1d(voxels, moments.anchored, assume_unique=True, return_indices=True)
+    mine, theirs = _both(voxels, moments.anchored)
     found[:, mine] += moments.anchor[:, theirs]
     return found
 
@@ -389,7 +392,7 @@ def grams_of(moments: Moments, voxels: NDArray[np.int64]) -> Array:
     (k, r, r) or (1, r, r) float64
         One for all where none of them misses anything.
     """
-    _, mine, theirs = np.intersect1d(voxels, moments.incomplete, assume_unique=True, return_indices=True)
+    mine, theirs = _both(voxels, moments.incomplete)
     if not mine.size:
         return unpack(moments.gram)[None]
     packed = np.tile(moments.gram, (voxels.size, 1))
@@ -486,6 +489,15 @@ def _without_anchors(moments: Moments) -> Moments:
         cross[:, voxels] += inside
     nothing = np.empty((len(cross), 0))
     return replace(moments, cross=cross, power=power, anchored=np.empty(0, np.int64), anchor=nothing)
+
+
+def _both(some: NDArray[np.int64], others: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions in both, each ascending, of the voxels that they share."""
+    if not others.size:
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    positions = np.minimum(np.searchsorted(others, some), others.size - 1)
+    shared = np.flatnonzero(others[positions] == some)
+    return shared, positions[shared]
 
 
 def _times(matrices: Array, vectors: Array) -> Array:
