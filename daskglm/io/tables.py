@@ -114,7 +114,9 @@ def as_table(given: pd.DataFrame | str | os.PathLike[str] | None) -> pd.DataFram
 def _decoded(content: bytes, name: str) -> str:
     """Text of UTF-8, or of UTF-16 where its mark says so; any other encoding would have to be guessed."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
+        if "\n" not in (text := content.decode("utf-16", errors="replace")):
+            raise DesignError(f"{name} is marked as UTF-16, but has no lines in it; save the file as UTF-8")
+        return text
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

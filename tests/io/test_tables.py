@@ -35,6 +35,7 @@ def test_tables_are_read(tmp_path, kind):
 
 REFUSED = {
     "Latin-1": ("tsv", TSV.replace("M", "Männlich").encode("latin-1"), r"line 3 of .*'02\\t41\\tMännlich'.*as UTF-8"),
+    "UTF-8 marked as UTF-16": ("tsv", b"\xff\xfe" + TSV.encode(), "marked as UTF-16, but has no lines in it"),
     "UTF-16 without its mark": ("tsv", TSV.encode("utf-16-le"), "zero bytes; save the file as UTF-8"),
     "commas in a .tsv": ("tsv", TSV.replace("\t", ",").encode(), "its first line has commas: .*or name it .csv"),
     "semicolons in a .tsv": ("tsv", TSV.replace("\t", ";").encode(), "its first line has semicolons"),
