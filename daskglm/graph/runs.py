@@ -299,7 +299,7 @@ class _Watch:
         self._zeros: dict[int, int] = {}
 
     def passes(self, number: int, row: NDArray[Any], own: NDArray[Any]) -> bool:
-        """Whether a volume (1, V), in the image `own`, is used; after one that is not, the others are only looked at."""
+        """Whether a volume (1, V), before `own`, is used; after one that is not, the others are only looked at."""
         try:
             check_any_finite(own, f"volume {number} of {self._name}", _REMEDY)
             check_varies(own, f"volume {number} of {self._name}", _REMEDY)
