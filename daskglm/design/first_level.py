@@ -59,8 +59,8 @@ def frame_times(n_volumes: int, t_r: float, slice_time_ref: float = 0.0) -> Arra
         raise ParameterError(f"t_r is a positive number of seconds, but it is {t_r!r}")
     if t_r >= LONGEST:
         raise ParameterError(
-            f"t_r is in seconds, but it is {t_r:g}; if these are milliseconds, give {t_r / 1000:g} (for volumes that "
-            "far apart, give design_matrices)"
+            f"t_r is in seconds and below {LONGEST:g}, but it is {t_r:g}; if these are milliseconds, give "
+            f"{t_r / 1000:g}"
         )
     if not 0 <= slice_time_ref <= 1:
         raise ParameterError(f"slice_time_ref is a fraction of t_r from 0 to 1, but it is {slice_time_ref!r}")

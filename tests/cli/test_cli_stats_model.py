@@ -381,7 +381,9 @@ def sessions(dataset, tmp_path_factory):
                 stem = derived / f"{name}_space-T1w_desc-"
                 nib.save(nib.Nifti1Image(data, AFFINE), f"{stem}preproc_bold.nii.gz")
                 nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), f"{stem}brain_mask.nii.gz")
-                (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(json.dumps({"RepetitionTime": T_R}))
+                (derived / f"{name}_space-T1w_desc-preproc_bold.json").write_text(
+                    json.dumps({"RepetitionTime": T_R, "StartTime": 0.0})
+                )
     return root
 
 

@@ -290,7 +290,7 @@ def test_frame_times():
         ((2.5, 2.0), "n_volumes is a whole number"),
         ((5, 0.0), "t_r is a positive number"),
         ((5, np.nan), "t_r is a positive number"),
-        ((5, 2000), r"t_r is in seconds, but it is 2000; if these are milliseconds, give 2 \("),
+        ((5, 2000), "t_r is in seconds and below 100, but it is 2000; if these are milliseconds, give 2$"),
         ((5, 2.0, -0.1), "slice_time_ref is a fraction"),
         ((5, 2.0, 1.1), "slice_time_ref is a fraction"),
         ((5, 2.0, np.nan), "slice_time_ref is a fraction"),
