@@ -71,7 +71,7 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
         if len(missing):
             raise DesignError(
                 f"the formula uses {name!r}, which is missing for {listing(missing)}; fill it in, or leave "
-                "those subjects out (--na drop on the command line)"
+                "those subjects out (--na drop; na='drop' of group_analysis and permutation_analysis)"
             )
     matrix = _evaluate(formula, tokens, table)
     design = pd.DataFrame(np.asarray(matrix, dtype=np.float64), index=participants.index)

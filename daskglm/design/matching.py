@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -176,11 +176,14 @@ def samples_of(ids: Sequence[str], names: Sequence[str]) -> list[list[int]]:
         Positions of the samples; empty where there is none.
     """
     wanted, samples = _comparable([_parts(item, ()) for item in ids], [_parts(name, ()) for name in names])
-    bare = [_bare(name) for name in names]
+    of_subject: dict[str, list[int]] = defaultdict(list)
+    for place, (subject, *_) in enumerate(samples):
+        of_subject[subject].append(place)
+    by_name = {_bare(name): place for place, name in enumerate(names)}
     return [
-        [
-            place for place, sample in enumerate(samples)
-            if bare[place] == _bare(item) or all(x in ("", y) for x, y in zip(key, sample, strict=True))
+        [by_name[_bare(item)]] if _bare(item) in by_name else [
+            place for place in of_subject.get(key[0], [])
+            if all(x in ("", y) for x, y in zip(key[1:], samples[place][1:], strict=True))
         ]
         for item, key in zip(ids, wanted, strict=True)
     ]  # fmt: skip

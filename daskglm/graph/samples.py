@@ -16,6 +16,8 @@ from daskglm.io.tables import as_table
 from daskglm.schema.datasets import participants_of, sample_names
 from daskglm.schema.names import sample_ids, subject_id
 
+_NAMES_OF_IDS = ("id", "sub", "subid", "subj", "subject", "subjectid", "subjectlabel", "participant", "participantid")
+
 
 def samples_of_files(paths: Sequence[str]) -> xr.Dataset:
     """The samples that some files are, without their data.
@@ -68,6 +70,7 @@ def match_design(design: pd.DataFrame, images: xr.Dataset) -> pd.DataFrame:
     if not isinstance(design, pd.DataFrame):
         raise DesignTypeError(f"a design matrix is a pandas DataFrame, but this is {type(design).__name__}")
     ids = id_index(design)
+    _check_regressors(design)
     attrs = design.attrs
     if ids is not None:
         design = design.set_axis(ids, axis=0).drop(columns=[*ID_COLUMNS, "session_id"], errors="ignore")
@@ -279,6 +282,19 @@ def _rows(
             f"{table} to the ids of the images"
         )
     return rows
+
+
+def _check_regressors(design: pd.DataFrame) -> None:
+    """Raise where a column of ids under another name would be a regressor."""
+    for name, column in design.items():
+        known = "".join(character for character in str(name).lower() if character.isalpha()) in _NAMES_OF_IDS
+        if name in ID_COLUMNS or not known:
+            continue
+        if pd.api.types.is_numeric_dtype(column) and column.is_unique and (column % 1 == 0).all():
+            raise DesignError(
+                f"column {name!r} of the design looks like ids, and would be a regressor; call it participant_id to "
+                "match rows by it, or drop it"
+            )
 
 
 def _check_order(design: pd.DataFrame, what: str) -> None:

@@ -117,6 +117,14 @@ def test_ids_that_no_image_has_are_refused(tmp_path):
         t_of(files(tmp_path, [f"sub-{k}.nii" for k in NUMBERS])[::2], DESIGN.iloc[::2])
 
 
+@pytest.mark.parametrize("name", ["subject", "Subject_ID", "id", "Participant ID"])
+def test_ids_under_another_name_are_no_regressor(tmp_path, name):
+    paths = files(tmp_path, [f"sub-{k}.nii" for k in NUMBERS])
+    with pytest.raises(DesignError, match=f"column '{name}' of the design looks like ids.*call it participant_id"):
+        t_of(paths, DESIGN.assign(**{name: NUMBERS}))
+    t_of(paths, DESIGN.assign(**{name: [0.0, 1.0] * 6}))
+
+
 def test_order_alone_is_told_in_the_report(tmp_path):
     pytest.importorskip("matplotlib")
     paths = files(tmp_path, [f"map_{chr(97 + k)}.nii" for k in range(N)])
@@ -274,3 +282,11 @@ def test_runs_beside_tables_of_other_runs(tmp_path):
         daskglm.FirstLevelModel(t_r=2.0, mask_img=False).fit(paths, events)
     with pytest.raises(ImageError, match="effects and variances"):
         daskglm.compute_fixed_effects(paths, paths[::-1])
+
+
+def test_participants_of_a_dataset_whose_numbers_lack_zeros():
+    from daskglm.models.cohort_stores import _rows
+
+    table = pd.DataFrame({"age": [30.0, 20.0]}, index=["sub-2", "sub-1"])
+    found, notes = _rows(table, ["sub-01", "sub-02"])
+    assert (found["age"].tolist(), notes) == ([20.0, 30.0], [])
