@@ -13,6 +13,9 @@ from daskglm.kernels.basis import orthonormal_basis
 # Squares of what lies outside are zero or infinite in float64.
 _SMALLEST, _LARGEST = 1e-140, 1e140
 
+# Values further from the median than so many standard deviations are told, and refused.
+_FAR, _TOO_FAR = 50.0, 1e6
+
 
 def make_second_level_design_matrix(
     subjects_label: Sequence[str], confounds: pd.DataFrame | None = None
@@ -102,6 +105,7 @@ def check_design(
     zero = [str(name) for name, column in zip(design.columns, values.T, strict=True) if not column.any()]
     if zero:
         raise DesignError(f"columns {listing(zero)} of the design are zero throughout; drop them")
+    _check_outliers(design, values)
     constant = [str(name) for name, column in zip(design.columns, values.T, strict=True) if np.ptp(column) == 0]
     if len(constant) > 1 and not allow_rank_deficient:
         raise DesignError(f"columns {listing(constant)} of the design are all constant; keep one as the intercept")
@@ -182,3 +186,22 @@ def _dependent(design: pd.DataFrame) -> str:
     rank = orthonormal_basis(values).rank
     involved = np.abs(right[rank:]).max(axis=0) > 1e-8
     return listing([name for name, part in zip(design.columns, involved, strict=True) if part], 12)
+
+
+def _check_outliers(design: pd.DataFrame, values: NDArray[np.float64]) -> None:
+    """Warn of values that may stand for missing ones; raise where they leave the others no digits."""
+    center = np.median(values, axis=0)
+    # The standard deviation of normal values, from the median distance: outliers do not change it.
+    spread = 1.4826 * np.median(np.abs(values - center), axis=0)
+    distance = np.abs(values - center) / np.where(spread > 0, spread, np.inf)
+    for column in np.flatnonzero(distance.max(axis=0) > _FAR):
+        name, far = str(design.columns[column]), distance[:, column]
+        shown = listing(f"{value:g}" for value in np.unique(values[far > _FAR, column]))
+        what = (
+            f"column {name!r} of the design has values far from the others: {shown}, {far.max():,.0f} standard "
+            "deviations from the median"
+        )
+        remedy = "if they stand for missing values, write n/a or leave those subjects out"
+        if far.max() > _TOO_FAR:
+            raise DesignError(f"{what}, which leave the differences between the others no digits; {remedy}")
+        warnings.warn(f"{what}; {remedy}, else transform the column", stacklevel=5)

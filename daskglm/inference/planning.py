@@ -1,5 +1,6 @@
 """Contrasts of a design -> tests and the rearrangements that they allow."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -48,8 +49,15 @@ def plan_tests(
     """
     options: dict[str, Any] = {"f_contrasts": f_contrasts, "two_sided": two_sided, "scheme": scheme}
     tests = parse_tests(design, contrasts, min_count=min_count, **options)
-    kind = rearrangement_kind(tests) if rearrangement == "auto" else rearrangement
+    means = means_tested(tests, np.full((len(design), 1), len(design) ** -0.5))
+    kind = rearrangement_kind(tests, means) if rearrangement == "auto" else rearrangement
     plan = plan_rearrangements(design_array(design), n_perm, kind, within=within, whole=whole, seed=random_state)
+    if kept := means_tested(tests, plan.invariant):
+        warnings.warn(
+            f"contrasts {listing(kept)} test a mean, or what the rows of a block share, which permutations do not "
+            "change: their p say little; flip signs, or exchange other blocks",
+            stacklevel=3,
+        )
     tests = parse_tests(design, contrasts, invariant=plan.invariant, min_count=min_count, **options)
     return plan, tests if variance_groups is None else _with_groups(tests, plan, np.asarray(variance_groups))
 
@@ -138,13 +146,41 @@ def parse_tests(
     return tests
 
 
-def rearrangement_kind(tests: Mapping[str, Test]) -> str:
-    """Sign flips where constants are tested, else permutations.
+def means_tested(tests: Mapping[str, Test], fixed: Array) -> list[str]:
+    """Names of the tests of which permutations leave a part as it is.
 
     Parameters
     ----------
     tests : mapping of str to Test
         Tests.
+    fixed : (n, b) float64
+        Orthonormal vectors that no permutation changes.
+
+    Returns
+    -------
+    list of str
+        Those where such a vector lies in the design, and not in the nuisance alone: of a mean, an F contrast that
+        contains one, or the mean of one of several groups.
+    """
+    found = []
+    for name, test in tests.items():
+        whole = np.concatenate([test.parts.nuisance, test.parts.tested], axis=1)
+        _, cosines, directions = np.linalg.svd(fixed.T @ whole)
+        common = whole @ directions[: cosines.size][cosines > 1 - 1e-10].T
+        if np.abs(test.parts.tested.T @ common).max(initial=0.0) > 1e-6:
+            found.append(name)
+    return found
+
+
+def rearrangement_kind(tests: Mapping[str, Test], means: Sequence[str]) -> str:
+    """Sign flips where means are tested, else permutations.
+
+    Parameters
+    ----------
+    tests : mapping of str to Test
+        Tests.
+    means : sequence of str
+        From :func:`means_tested`.
 
     Returns
     -------
@@ -155,17 +191,12 @@ def rearrangement_kind(tests: Mapping[str, Test]) -> str:
     ParameterError
         Where some need one and some the other.
     """
-    constant = [
-        name
-        for name, test in tests.items()
-        if np.ptp(test.parts.raw, axis=0).max() < 1e-10 * np.abs(test.parts.raw).max()
-    ]
-    if constant and len(constant) < len(tests):
+    if means and len(means) < len(tests):
         raise ParameterError(
-            f"contrasts {listing(constant)} test a constant, which needs sign flips, and others permutations; test "
+            f"contrasts {listing(means)} test a mean, which needs sign flips, and others permutations; test "
             "them apart, or say which by `rearrangement`"
         )
-    return "sign_flip" if constant else "permutation"
+    return "sign_flip" if means else "permutation"
 
 
 def cluster_threshold(test: Test, p: float | None) -> float | None:

@@ -65,6 +65,17 @@ def print_permutation(result: PermutationResult, console: Console) -> None:
         f"{counts.max()}); {which} rearrangements; rows matched {result.design.attrs['rows']}",
         markup=False,
     )
+    if left_out := int((~tested & (result.maps["n"].values > 0)).sum()):
+        console.print(
+            f"{left_out:,} voxels left out: too few images, or nothing to test in those there are", markup=False
+        )
+    least = int(np.ceil(tested.sum() / (0.05 * (1 + result.maps.attrs["n_perm"]))))
+    if least > 1:
+        console.print(
+            f"q (false discovery rate) is 0.05 where at least {least:,} voxels have the smallest p that so many "
+            "rearrangements allow",
+            markup=False,
+        )
     table = Table(
         Column("contrast", overflow="fold"), "statistic", "5% threshold", "observed", "smallest corrected p",
         "voxels at 5%",

@@ -132,3 +132,34 @@ def test_a_t_contrast_of_several_columns_is_refused(cohort, tmp_path):
     plan = ["--participants", cohort.table_path, "--formula", "~ age + sex", "--contrast", "both=age, sex"]
     status, text = run("plan", "permute", *cohort.paths, *plan)
     assert (status, "ask for F, which tests them together (--f-contrast" in text) == (2, True)
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_variance_groups_leave_out_is_in_warnings_summary_and_report(cohort, tmp_path):
+    cohort.table.assign(site=["a", "b"] * 6).to_csv(cohort.table_path, sep="\t", index=False)
+    image = nib.load(cohort.paths[0])
+    values = image.get_fdata(dtype=np.float32)
+    values[tuple(index[:7] for index in np.nonzero(cohort.mask))] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), cohort.paths[0])
+    output, groups = tmp_path / "out", ["--variance-groups", "site", "--within", "site"]
+    status, text = permute(cohort, output, "--contrast", "age", *groups)
+    assert status == 0
+    told = "7 of 90 voxels lack images of some subjects and are not tested"
+    assert told in " ".join(text.split())
+    assert "7 voxels left out" in text
+    assert any(told in warning for warning in json.loads((output / "provenance.json").read_text())["warnings"])
+    assert {"contrast-age_stat-tscaled_statmap.nii.gz"} <= set(os.listdir(output))
+    assert np.isnan(read(output, "contrast-age_stat-t")[cohort.mask]).sum() == 7
+    status, _ = run("report", output)
+    assert status == 0
+    page = " ".join((output / "report.html").read_text().split())
+    assert told in page
+    assert "z by the degrees of freedom of each rearrangement" in page
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_summary_says_what_a_false_discovery_rate_takes(cohort, tmp_path):
+    status, text = permute(cohort, tmp_path / "out", "--contrast", "age")
+    assert status == 0
+    # 90 / (0.05 * 201) = 8.96
+    assert "at least 9 voxels have the smallest p" in " ".join(text.split())

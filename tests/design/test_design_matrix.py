@@ -93,3 +93,26 @@ def test_array_is_float64():
     values = design_array(pd.DataFrame({"a": [1, 2], "b": [True, False]}))
     assert values.dtype == np.float64
     assert values.tolist() == [[1, 1], [2, 0]]
+
+
+@pytest.mark.parametrize("sentinel", [9999.0, -999.0])
+def test_values_that_may_stand_for_missing_ones_are_told(sentinel):
+    age = 40 + 10 * np.random.default_rng(1).standard_normal(30)
+    design = pd.DataFrame({"age": age, "dose": age**2, "mean": 1.0})
+    check_design(design, 30)
+    design.loc[[3, 7], "age"] = sentinel
+    with pytest.warns(UserWarning, match=rf"'age'.* {sentinel:g}, .*missing values, write n/a"):
+        check_design(design, 30)
+    # So far away that the others have no digits left.
+    design.loc[3, "age"] = 1e10
+    with pytest.raises(DesignError, match=r"'age'.* 1e\+10.*no digits"):
+        check_design(design, 30)
+
+
+def test_groups_counts_and_skewed_columns_are_not_told():
+    rng = np.random.default_rng(2)
+    columns = {
+        "rare": np.arange(200) < 3, "half": np.arange(200) < 100, "income": np.exp(rng.standard_normal(200)),
+        "drinks": rng.poisson(0.3, 200), "year": rng.integers(2005, 2016, 200), "mean": np.ones(200),
+    }  # fmt: skip
+    check_design(pd.DataFrame(columns).astype(float), 200)

@@ -175,7 +175,6 @@ def test_a_voxel_without_any_patient_is_nan(scheme):
     assert np.isnan(group_stat(values, design, "patient")[[3, 4]]).all()
 
 
-@pytest.mark.filterwarnings("ignore:regressor")
 @pytest.mark.parametrize("far", [30.0, 2e3, 9999.0, 1e6])
 @pytest.mark.parametrize("tested", ["x", "z"])
 def test_a_covariate_with_an_outlier_is_tested_where_the_outlier_is_missing(far, tested):
@@ -192,7 +191,79 @@ def test_a_covariate_with_an_outlier_is_tested_where_the_outlier_is_missing(far,
         assert found["degrees_of_freedom"].values[0, voxel] == there.sum() - 3
 
 
+# What permutations do not change
+
+
+def flipped_f(design, rows, values):
+    """F of Freedman and Lane under every flip, by least squares."""
+
+    def rss(columns, y):
+        return np.sum((y - columns @ np.linalg.pinv(columns) @ y) ** 2, axis=0)
+
+    nuisance = design @ np.linalg.svd(rows)[2][len(rows) :].T
+    left = values - nuisance @ np.linalg.pinv(nuisance) @ values if nuisance.size else values
+    found = []
+    for sign in product((1.0, -1.0), repeat=len(values)):
+        moved = left * np.array(sign)[:, None]
+        full = rss(design, moved)
+        without = rss(nuisance, moved) if nuisance.size else np.sum(moved**2, axis=0)
+        found.append((without - full) / len(rows) / (full / (len(values) - design.shape[1])))
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_f"),
+    [
+        ([[1.0, 0, 0], [0, 0, 1]], True),  # a mean and a regressor
+        ([[1.0, 0, 0], [0, 1, 0]], True),  # both means
+        ([[1.0, 0, 0]], False),  # the mean of one of two groups
+        ([[1.0, 1, 0]], False),
+    ],
+)
+def test_what_contains_a_mean_is_tested_by_sign_flips(rows, is_f):
+    rng = np.random.default_rng(2)
+    design = np.column_stack([np.arange(9) < 4, np.arange(9) >= 4, rng.standard_normal(9)]).astype(float)
+    values = noise(9, 4) + 1.5
+    rows = np.array(rows)
+    found = run(values, pd.DataFrame(design, columns=list("abc")), rows if is_f else rows[0])
+    assert found.attrs["n_perm"] == 511
+    every = flipped_f(design, rows, values)
+    level = every[0] * (1 - 1e-9)
+    np.testing.assert_allclose(found["stat"].values[0] ** (1 if is_f else 2), every[0], rtol=1e-8)
+    np.testing.assert_allclose(p_of(found, "logp_stat"), (every >= level).mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(
+        p_of(found, "logp_max_stat"), (every.max(axis=1)[:, None] >= level).mean(axis=0), rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("contrast", ["a - b", "c", "a - b, c"])
+def test_differences_and_regressors_are_permuted(contrast):
+    design = pd.DataFrame({"a": np.arange(9) < 4, "b": np.arange(9) >= 4, "c": noise(9)[:, 0]}).astype(float)
+    auto, asked = (run(noise(9, 1), design, contrast, 30, rearrangement=kind) for kind in ("auto", "permutation"))
+    assert np.array_equal(auto["h0_max_stat"].values, asked["h0_max_stat"].values)
+
+
+def test_permutations_of_a_mean_that_are_asked_for_are_warned_of():
+    design = pd.DataFrame({"mean": 1.0, "x": noise(9)[:, 0]})
+    with pytest.warns(UserWarning, match="test a mean"):
+        permutation_test(images(noise(9, 1)), design, {"c": "mean, x"}, n_perm=5, rearrangement="permutation")
+    site = np.repeat([0.0, 1, 2], 3)
+    by_site = pd.DataFrame({"a": site == 0, "b": site == 1, "c": site == 2, "x": noise(9)[:, 0]}).astype(float)
+    with pytest.warns(UserWarning, match="rows of a block share"):
+        permutation_test(images(noise(9, 1)), by_site, {"c": "a - b"}, n_perm=5, within=site)
+
+
 # Groups with variances of their own
+
+
+def test_voxels_that_groups_variances_leave_out_are_counted():
+    values = noise(8, 3)
+    values[0, :30] = np.nan
+    flips = {"rearrangement": "sign_flip", "variance_groups": GROUP["x"], "n_perm": 5}
+    with pytest.warns(UserWarning, match="30 of 120 voxels lack images"):
+        found = permutation_test(images(values), GROUP, {"c": "x"}, **flips)
+    assert np.isnan(found["stat"].values[0, :30]).all()
+    assert np.isfinite(found["stat"].values[0, 30:]).all()
 
 
 def palm(values, design, contrast, groups, rearrangements):

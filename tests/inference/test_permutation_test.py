@@ -293,15 +293,15 @@ def test_without_the_package_of_tfce_it_is_told_before_anything_is_read(monkeypa
 
 
 def test_images_beyond_the_memory_give_the_same(monkeypatch):
-    values, design = noise(15), pd.DataFrame({"x": noise(15, 4)[:, 0], "mean": np.ones(15)})
+    values, design = noise(15), pd.DataFrame({"x": noise(15, 4)[:, 0], "z": noise(15, 5)[:, 0], "mean": np.ones(15)})
     named = {"n_perm": 100, "threshold": 0.05, "tfce": True}
-    whole = permutation_test(images(values), design, {"x": "x", "mean": "x, mean"}, **named)
+    whole = permutation_test(images(values), design, {"x": "x", "both": "x, z"}, **named)
     calls = []
     original = graph._prepare
     monkeypatch.setattr(graph, "_prepare", lambda *given: calls.append(0) or original(*given))
     monkeypatch.setattr(graph, "memory_limit", lambda: 0)
     monkeypatch.setattr(graph, "_UNIT", (25, 25))
-    found = permutation_test(images(values, (4, 50)), design, {"x": "x", "mean": "x, mean"}, **named)
+    found = permutation_test(images(values, (4, 50)), design, {"x": "x", "both": "x, z"}, **named)
     assert len(calls) == 5  # once to observe and once a unit: nothing is kept
     for name in whole:
         assert np.array_equal(found[name].values, whole[name].values, equal_nan=True), name
