@@ -266,3 +266,19 @@ def test_scrubbing_is_kept(dataset):
     )  # fmt: skip
     model.fit(images, events, confounds)
     assert [len(design) for design in model.design_matrices_] == [78, 78]
+
+
+def test_design_tables_of_runs_are_designs_again(dataset, tmp_path):
+    result = first_level_analysis(
+        str(dataset), str(tmp_path / "out"), {"a": "a"}, task="x", space="T1w", subjects=["01"]
+    )
+    (receipt,) = result.subjects
+    run = receipt.runs[0]
+    (table,) = (tmp_path / "out").rglob(f"{run.name}_design.tsv")
+    (bold,) = dataset.rglob(f"{run.name}_desc-preproc_bold.nii.gz")
+    mask_img = nib.load(next((tmp_path / "out").rglob(f"{run.name}_desc-brain_mask.nii.gz")))
+    model = FirstLevelModel(mask_img=mask_img).fit(str(bold), design_matrices=str(table))
+    found = model.compute_contrast("a", output_type="effect_size").get_fdata()
+    (effect,) = (tmp_path / "out").rglob(f"{run.name}_contrast-a_stat-effect_statmap.nii.gz")
+    inside = mask_img.get_fdata() > 0
+    np.testing.assert_allclose(found[inside], nib.load(effect).get_fdata()[inside], rtol=1e-5, atol=1e-6)

@@ -552,3 +552,17 @@ def test_sites_in_other_units_keep_nilearns_digits(apart):
     theirs = NilearnModel(mask_img).fit(images, design_matrix=design).compute_contrast("age", output_type="stat")
     error, other = (np.abs(np.asarray(t.dataobj).ravel() / exact - 1).max() for t in (found, theirs))
     assert error < 10 * other + 1e-9
+
+
+def test_design_tables_are_designs_again(cohort, tmp_path):
+    """As `group` writes them, in any order of the images."""
+    out = tmp_path / "out"
+    arguments = ["--formula", "~ age + C(sex)", "--contrast", "age", "--output", out, "--quiet", "--no-report"]
+    done = CliRunner().invoke(
+        main, list(map(str, ["group", *cohort.paths, "--participants", cohort.table_path, *arguments]))
+    )
+    assert done.exit_code == 0, done.output
+    written = nib.load(out / "contrast-age_stat-t_statmap.nii.gz").get_fdata()
+    model = SecondLevelModel(cohort.mask_img).fit(cohort.paths[::-1], design_matrix=str(out / "design.tsv"))
+    again = model.compute_contrast("age", output_type="stat").get_fdata()
+    np.testing.assert_allclose(again[cohort.mask], written[cohort.mask], rtol=1e-6)
