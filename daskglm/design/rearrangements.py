@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from daskglm.errors import DesignError, ParameterError, ParameterTypeError, listing, nearest
@@ -180,17 +181,42 @@ def plan_rearrangements(
     return Rearrangements(len(design), groups, kind, labels, seed, exhaustive, min(wanted, distinct - 1))
 
 
+def block_numbers(given: Any, n_rows: int, what: str = "blocks") -> NDArray[np.int64]:
+    """Numbers of the blocks that rows are in.
+
+    Parameters
+    ----------
+    given : (n,) array
+        Name of the block of each row; blanks around it say nothing.
+    n_rows : int
+        n.
+    what : str
+        What the blocks are, for messages.
+
+    Returns
+    -------
+    (n,) int64
+
+    Raises
+    ------
+    DesignError
+        Where names are missing, or not as many as rows.
+    """
+    names = [name.strip() if isinstance(name, str) else name for name in np.asarray(given).reshape(-1).tolist()]
+    if len(names) != n_rows:
+        raise DesignError(f"{what} have a name a row of the design, but there are {len(names)} for {n_rows} rows")
+    if any(pd.isna(name) or name == "" for name in names):
+        raise DesignError(f"every row is in one of the {what}, but some names are missing; fill them in")
+    numbers: NDArray[np.int64] = np.unique(np.array(names), return_inverse=True)[1].reshape(-1)
+    return numbers
+
+
 def _groups(n_rows: int, within: Any, whole: Any) -> tuple[NDArray[np.int64], ...]:
     """Exchangeable units by group."""
     given = within if whole is None else whole
     if given is None:
         return (np.arange(n_rows)[:, None],)
-    names = np.asarray(given).reshape(-1)
-    if names.size != n_rows:
-        raise DesignError(f"blocks have a name a row of the design, but there are {names.size} for {n_rows} rows")
-    if any(name is None or name != name for name in names.tolist()):
-        raise DesignError("every row belongs to a block, but some names of blocks are missing; fill them in")
-    numbers = np.unique(names, return_inverse=True)[1].reshape(-1)
+    numbers = block_numbers(given, n_rows)
     blocks = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
     if whole is None:
         return tuple(block[:, None] for block in blocks)

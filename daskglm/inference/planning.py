@@ -12,7 +12,7 @@ from scipy import stats
 
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import design_array
-from daskglm.design.rearrangements import Rearrangements, plan_rearrangements
+from daskglm.design.rearrangements import Rearrangements, block_numbers, plan_rearrangements
 from daskglm.errors import ContrastError, DesignError, ParameterError, listing, nearest
 from daskglm.kernels.basis import is_estimable, orthonormal_basis
 from daskglm.kernels.moments import Array
@@ -64,9 +64,7 @@ def plan_tests(
 
 def _with_groups(tests: dict[str, Test], plan: Rearrangements, names: NDArray[Any]) -> dict[str, Test]:
     """Tests of groups with variances of their own."""
-    if names.shape != (plan.n_rows,):
-        raise DesignError(f"variance groups have a name a row, but there are {names.size} for {plan.n_rows} rows")
-    numbers = np.unique(names.astype(str), return_inverse=True)[1].reshape(-1)
+    numbers = block_numbers(names, plan.n_rows, "variance groups")
     if plan.kind != "sign_flip" and any((numbers[group] != numbers[group[0]]).any() for group in plan.groups):
         raise ParameterError(
             "rows that change places have one variance, but variance groups are mixed; give `within` the same groups, "

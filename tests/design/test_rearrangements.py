@@ -5,11 +5,12 @@ from itertools import permutations, product
 from math import comb, factorial
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskglm.design.rearrangements import plan_rearrangements
+from daskglm.design.rearrangements import block_numbers, plan_rearrangements
 from daskglm.errors import DesignError, ParameterError
 
 
@@ -129,3 +130,16 @@ def test_what_cannot_be_rearranged(rows, named, error, message):
     for wrong in (0, 1.5, True):
         with pytest.raises(ParameterError, match="n_perm"):
             plan_rearrangements(np.arange(9), wrong)
+
+
+def test_blanks_around_the_name_of_a_block_make_no_block():
+    names = ["a", "a ", " b", "b", "a", "b"]
+    assert block_numbers(names, 6).tolist() == [0, 0, 1, 1, 0, 1]
+    assert block_numbers([2, 10, 2], 3).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("lacking", [None, np.nan, pd.NA, " "])
+def test_rows_without_a_block_are_refused(lacking):
+    """As text the missing name of a variance group was a group called nan."""
+    with pytest.raises(DesignError, match="variance groups, but some names are missing"):
+        block_numbers(pd.Series(["a", lacking, "b"], dtype=object), 3, "variance groups")
