@@ -136,9 +136,10 @@ def _checked_node(node: Any) -> dict[str, Any]:
     if level == "dataset" and "contrast" not in grouped:
         raise ParameterError(
             f"{where} of level Dataset is grouped by contrast, but here by {listing(sorted(grouped)) or 'nothing'}: a "
-            "test of several contrasts has no counterpart in daskglm"
+            "test of several contrasts has no counterpart in daskglm; leave the node out"
         )
-    if level in by and grouped != by[level]:
+    # Without contrast: one contrast comes in, which is checked where it does.
+    if level in by and grouped | {"contrast"} != by[level]:
         raise ParameterError(
             f"{where} of level {level} is grouped by {listing(sorted(by[level]))}, but here by "
             f"{listing(sorted(grouped)) or 'nothing'}, which has no counterpart in daskglm"
@@ -268,6 +269,11 @@ def _combining_node(node: Mapping[str, Any], only: list[str] | None, passed: lis
                 f"the edge to {where} filters {name!r}; there is {listing(passed)}{nearest(name, passed)}"
             )
     kept = [name for name in passed if only is None or name in only]
+    if len(kept) > 1 and "contrast" not in [str(text).lower() for text in as_list(node["GroupBy"])]:
+        raise ParameterError(
+            f"{where} of level {level} is grouped by contrast too where several come in, here {listing(kept)}; add it "
+            "to GroupBy"
+        )
     return passed_on(node, kept) if node.get("Contrasts") or node.get("DummyContrasts") else []
 
 

@@ -136,7 +136,7 @@ def _convolution(
         steps.append(dict(item))
     different = {(response, str(delays)) for response, delays in responses}
     if len(different) != 1:
-        shown = listing(sorted({response for response, _ in different})) or "none"
+        shown = listing(sorted({response for response, _ in different})) or "none, and a run without events is no model"
         raise ParameterError(f"{where} convolves with one response, but there is {shown}")
     return steps, list(dict.fromkeys(convolved)), responses[0]
 

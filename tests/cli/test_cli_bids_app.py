@@ -127,6 +127,19 @@ def test_a_model_at_both_levels(dataset, tmp_path):
     same(tmp_path / "app", tmp_path / "run")
 
 
+def test_a_model_for_some_participants(dataset, tmp_path):
+    path, out = tmp_path / "model.json", tmp_path / "app"
+    path.write_text(json.dumps(TWO_LEVEL))
+    given = ["--model", path, *QUIET]
+    assert app(dataset, out, "participant", "--participant-label", "01", "02", "03", *given)[0] == 0
+    status, text = app(dataset, out, "group", *given)
+    assert status == 0, text
+    for store in out.glob("group/*.zarr"):
+        assert json.loads(run("info", store, "--json")[1])["samples"] == ["sub-01", "sub-02", "sub-03"]
+    assert not (out / "sub-04").exists()
+    assert list(out.glob("node-oneSample/contrast-mean/*stat-t_statmap.nii.gz"))
+
+
 WRONG = {
     "level": (["partcipant"], "did you mean 'participant'?"),
     "option": (["participant", "--participants-label", "01"], "did you mean '--participant-label'?"),

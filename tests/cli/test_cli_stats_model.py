@@ -410,6 +410,10 @@ def test_sessions_and_several_tasks(sessions, tmp_path):
 
 
 LEVELS = {
+    "several contrasts": (
+        {"DummyContrasts": {"Contrasts": ["trial_type.b"], "Test": "t"}}, [combined("Subject", ["subject"])],
+        "several come in, here a_b, trial_type.b",
+    ),
     "one design of several runs": ({"GroupBy": ["subject", "session"]}, [], "which makes one of sub-01_ses-1_task-x"),
     "an unknown entity": ({"GroupBy": ["subject", "runn"]}, [], "'runn', which is no entity of runs"),
     "several maps a subject": (
