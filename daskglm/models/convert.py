@@ -137,7 +137,7 @@ def convert(
         check_url(os.fspath(path))
     with running(journal_name(output), "convert", prepare=lambda alone: mend_store(output)) as run:
         try:
-            choose = selection(participants, exclude, where)
+            choose, participants = selection(participants, exclude, where)
             result = write_store(
                 images, output, options, participants, on_error, overwrite, progress, run.begin, choose
             )

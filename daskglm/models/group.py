@@ -133,10 +133,11 @@ def group_analysis(
     check_any(contrasts, f_contrasts, "group", formula)
     with running(output, "group", prepare=partial(sweep, output)) as run:
         prepare_output(output, overwrite)
+        choose, participants = selection(participants, exclude, where, na, formula)
         check = partial(_checked_model, formula, participants, min_coverage, contrasts, f_contrasts)
         options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
         with stage("read headers", timings):
-            loaded = load_images(images, options, check, selection(participants, exclude, where, na, formula))
+            loaded = load_images(images, options, check, choose)
             design, lazy, lazy_maps = check(loaded)
             definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
         plan = plan_fit(open_source(loaded, options), lazy, lazy_maps, machine(n_jobs))

@@ -161,6 +161,9 @@ def permutation_analysis(
     with running(output, "permute", prepare=partial(sweep, output)) as run:
         options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
 
+        columns: dict[str, Any] = {"within": within, "whole": whole, "variance_groups": variance_groups}
+        choose, participants = selection(participants, exclude, where, na, formula, list(columns.values()))
+
         def checked_design(loaded: Loaded) -> pd.DataFrame:
             design = design_of_formula(formula, participants, loaded.images)
             definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
@@ -168,8 +171,6 @@ def permutation_analysis(
             return design
 
         with stage("read headers", timings):
-            columns: dict[str, Any] = {"within": within, "whole": whole, "variance_groups": variance_groups}
-            choose = selection(participants, exclude, where, na, formula, list(columns.values()))
             loaded = load_images(images, options, checked_design, choose)
             design = checked_design(loaded)
             definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)

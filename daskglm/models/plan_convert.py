@@ -65,7 +65,8 @@ def plan_conversion(
     options = checked(Options(mask, missing, min_coverage, smoothing_fwhm))
     if output is not None:
         check_target(output, overwrite)
-    samples = named_samples(images, selection(participants, exclude, where))
+    choose, participants = selection(participants, exclude, where)
+    samples = named_samples(images, choose)
     files = files_of(samples)
     exists = output is not None and is_store(output) and not overwrite
     stored = StoredSamples.of(output) if exists and output is not None else StoredSamples([], {}, {})

@@ -69,7 +69,8 @@ def plan_group(
     """
     check_any(contrasts, f_contrasts, "group", formula)
     options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
-    source = open_source(images, options, selection(participants, exclude, where, na, formula))
+    choose, participants = selection(participants, exclude, where, na, formula)
+    source = open_source(images, options, choose)
     design = design_of_formula(formula, participants, source.loaded.images)
     definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
     lazy = fit_glm(source.loaded.images, design, min_coverage=min_coverage)

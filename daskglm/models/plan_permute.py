@@ -93,7 +93,7 @@ def plan_permutation(
     check_enhancement(chosen["tfce"], chosen["extent"], chosen["height"])
     if chosen["connectivity"] not in (6, 18, 26):
         raise ParameterError(f"connectivity is 6, 18 or 26, but it is {chosen['connectivity']!r}")
-    choose = selection(participants, exclude, where, na, formula, (within, whole, variance_groups))
+    choose, participants = selection(participants, exclude, where, na, formula, (within, whole, variance_groups))
     source = open_source(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs), choose)
     loaded = source.loaded.images
     design = design_of_formula(formula, participants, loaded)

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from daskglm.design.formula import formula_columns
-from daskglm.design.matching import ID_COLUMNS, samples_of
+from daskglm.design.matching import ID_COLUMNS, id_index, label_text, samples_of
 from daskglm.design.selection import rows_where
 from daskglm.errors import DesignError, ImageError, ParameterError, listing
 from daskglm.graph.samples import participants_by_sample
 from daskglm.io.files import read_bytes
-from daskglm.io.tables import read_table
+from daskglm.io.tables import as_table, read_table
 from daskglm.models.inputs import Choice
 from daskglm.schema.datasets import sample_names
 
 _LISTS = (".tsv", ".csv", ".txt")
+_MET, _MISSING = "daskglm meets the condition", "daskglm lacks a value of it"
 
 
 def selection(
@@ -29,7 +31,7 @@ def selection(
     na: str = "stop",
     formula: str = "~ 1",
     columns: Sequence[str | None] = (),
-) -> Choice | None:
+) -> tuple[Choice | None, Any]:
     """How the samples of an analysis are chosen.
 
     Parameters
@@ -49,9 +51,11 @@ def selection(
 
     Returns
     -------
-    callable or None
+    choose : callable or None
         Takes the samples, as an images dataset or without its data, to those that are chosen; ``attrs["not_chosen"]``
         says of each other one why. None where nothing is left out.
+    participants : DataFrame, path or None
+        Rows of the table that meet the condition.
 
     Raises
     ------
@@ -67,24 +71,25 @@ def selection(
         raise ParameterError(f"na is 'stop' or 'drop', but it is {na!r}")
     ids = excluded_ids(exclude)
     if not ids and where is None and na == "stop":
-        return None
+        return None, participants
 
     def choose(samples: xr.Dataset) -> xr.Dataset:
         if "not_chosen" in samples.attrs:
             return samples
         left_out, unknown = _excluded(ids, samples)
         table = pd.DataFrame()
+        met = missing = np.ones(0, dtype=bool)
         if where is not None or na == "drop" or (unknown and participants is not None):
-            table = participants_by_sample(participants, _without(samples, left_out))
+            table, met, missing = _rows_and_condition(participants, where, _without(samples, left_out))
             # Names of files are not always those of subjects.
             more = samples_of(unknown, [str(name) for name in table["participant_id"]])
             left_out |= {table.index[row]: "excluded" for rows in more for row in rows}
             unknown = [name for name, rows in zip(unknown, more, strict=True) if not rows]
-            table = table.drop(index=[name for name in left_out if name in table.index])
+            keep = [name not in left_out for name in table.index]
+            table, met, missing = table[keep], met[keep], missing[keep]
         if unknown:
             warnings.warn(f"there is no image to exclude of {listing(unknown)}", stacklevel=2)
         if where is not None:
-            met, missing = rows_where(where, table)
             left_out |= dict.fromkeys(table.index[~met & ~missing], f"not {where}")
             left_out |= dict.fromkeys(table.index[missing], f"a value of {where} is missing")
             table = table[met]
@@ -103,7 +108,8 @@ def selection(
                           stacklevel=2)  # fmt: skip
         return chosen
 
-    return choose
+    given = None if where is None else as_table(participants)
+    return choose, participants if given is None or where is None else given[rows_where(where, given)[0]]
 
 
 def chosen_by(exclude: Any, where: str | None, na: str) -> dict[str, Any]:
@@ -160,6 +166,39 @@ def excluded_ids(exclude: Any) -> list[str]:
                 )
             ids += [str(name) for name in table[column]]
     return list(dict.fromkeys(ids))
+
+
+def _rows_and_condition(
+    participants: Any, where: str | None, samples: xr.Dataset
+) -> tuple[pd.DataFrame, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The participants by sample; who of them meets a condition, and who lacks a value of it."""
+    given = as_table(participants)
+    if given is None or where is None:
+        table = _by_sample(participants, samples)
+        none = np.zeros(len(table), dtype=bool)
+        return (table, ~none, none) if where is None else (table, *rows_where(where, table))
+    met, missing = rows_where(where, given)
+    marked = given.assign(**{_MET: met, _MISSING: missing})
+    try:
+        table = _by_sample(marked, samples)
+    except DesignError:
+        # A condition may choose one of several rows of a subject, such as a visit that file names do not tell.
+        ids = id_index(given)
+        labels = given.index if ids is None else ids
+        subjects = pd.Series(labels.get_level_values(0).map(label_text), index=range(len(given)))
+        chosen = met | ~(subjects.isin(subjects[met]) | subjects.duplicated()).to_numpy()
+        if chosen.all():
+            raise
+        table = _by_sample(marked[chosen], samples)
+    found, lacking = (table.pop(name).to_numpy(dtype=bool) for name in (_MET, _MISSING))
+    return table, found, lacking
+
+
+def _by_sample(participants: Any, samples: xr.Dataset) -> pd.DataFrame:
+    """Participants by sample; rows without one are told when the design is made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return participants_by_sample(participants, samples)
 
 
 def _excluded(ids: Sequence[str], samples: xr.Dataset) -> tuple[dict[str, str], list[str]]:

@@ -213,3 +213,22 @@ def test_several_visits_a_subject(folder):
     permute = ("permute", "long.zarr", "--formula", "~ visit", "--contrast", "visit", "--n-perm", 5, "--quiet")
     assert "several images" not in run(*permute, "--within", "participant_id", "--output", "w")[1]
     assert "several images" in run(*permute, "--output", "x")[1]
+
+
+def test_a_condition_chooses_one_of_several_rows_of_a_subject(folder):
+    """Files that do not say of which visit they are, and files of both."""
+    visits = pd.concat([TABLE.assign(session_id=f"ses-{s}", age=TABLE["age"] + s**2 * TABLE.index) for s in (1, 2)])
+    visits.sample(frac=1, random_state=4).to_csv("visits.tsv", sep="\t", index=False)
+    for session in (1, 2):
+        for name, values in zip(NAMES, DATA, strict=True):
+            nib.Nifti1Image(values * session**0.5, AFFINE).to_filename(f"both_{name}_ses-{session}_con.nii")
+    given = ("--participants", "visits.tsv", "--formula", "~ age", "--contrast", "age", "--quiet")
+    status, text = run("group", "sub-*_con.nii", *given, "--output", "no")
+    assert (status, "occur more than once; keep one row each" in text) == (2, True)
+    second = visits["session_id"] == "ses-2"
+    wanted = smf.ols("y ~ age", visits[second].assign(y=DATA[:, 1, 2, 1])).fit().tvalues["age"]
+    for images, output in (("sub-*_con.nii", "one"), ("both_*.nii", "two")):
+        status, text = run("group", images, *given, "--where", "session_id == 'ses-2'", "--output", output)
+        assert status == 0, text
+        assert "several images" not in text
+        assert t_at_a_voxel(output, "age") == pytest.approx(wanted, abs=1e-5)
