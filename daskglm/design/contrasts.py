@@ -121,6 +121,56 @@ def parse_contrast(expression: str, columns: Sequence[str], terms: Mapping[str, 
     return next(iter(found.values()))
 
 
+def is_text(definition: Any) -> bool:
+    """Whether a contrast names its regressors in an expression, or several.
+
+    Parameters
+    ----------
+    definition : contrast
+        As for :func:`contrast_matrix`.
+
+    Returns
+    -------
+    bool
+        False of weights, also as text: they belong to columns by position.
+
+    Examples
+    --------
+    >>> is_text("a - b"), is_text(["a", "b"]), is_text("1 -1"), is_text([1, -1])
+    (True, True, False, False)
+    """
+    if isinstance(definition, str):
+        return _weights_of_text(definition) is None
+    return isinstance(definition, (list, tuple)) and bool(definition) and all(map(is_text, definition))
+
+
+def by_name(definition: Any, columns: Sequence[str]) -> Any:
+    """A contrast as an expression of names, so that it means the same in designs of other columns.
+
+    Parameters
+    ----------
+    definition : contrast
+        As for :func:`contrast_matrix`.
+    columns : sequence of p str
+        Regressors of the design that it is of.
+
+    Returns
+    -------
+    contrast
+        Weights as an expression; an expression as it is.
+
+    Examples
+    --------
+    >>> by_name("1 -1", ["a", "b"])
+    '1.0 * `a` + -1.0 * `b`'
+    """
+    if is_text(definition):
+        return definition
+    rows = contrast_matrix(definition, columns).tolist()
+    terms = ([f"{weight!r} * `{name}`" for name, weight in zip(columns, row, strict=True) if weight] for row in rows)
+    return ", ".join(" + ".join(row) for row in terms)
+
+
 def check_one_row(name: str, matrix: Array, columns: Sequence[str]) -> None:
     """Raise unless a t contrast is one combination of regressors.
 

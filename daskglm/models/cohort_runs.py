@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.design.contrasts import check_one_row, contrast_matrix
+from daskglm.design.contrasts import by_name, check_one_row, contrast_matrix
 from daskglm.design.hrf import regressor_names
 from daskglm.design.matrix import design_array
 from daskglm.errors import ContrastError, DaskGLMError, DesignError, ImageError
@@ -100,6 +100,7 @@ def _read(given: Sequence[Contrasts], n_t: int, runs: Sequence[Run], plan: Plan)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # this too
                     matrix, _ = contrast_weights(name, definition, columns, basis, {}, "F")
+                    definition = by_name(definition, columns)
                 found[index] = (name, definition)
             except ContrastError as error:
                 wrong.setdefault(index, error)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
+from daskglm.design.contrasts import is_text
 from daskglm.errors import ContrastError, ImageTypeError, listing
 from daskglm.models.first_level import FirstLevelModel
 from daskglm.models.fixed_effects import check_same_names, run_weights
@@ -132,7 +133,7 @@ def effects_of_models(
             "first-level models have no maps of their own; name first_level_contrast, an expression of their "
             f"regressors {listing(map(str, models[0].design_matrices_[0].columns))}"
         )
-    if not isinstance(contrast, str):
+    if not is_text(contrast):
         _check_same_weights(models, contrast, names)
     images = []
     lacking: dict[str, ContrastError] = {}

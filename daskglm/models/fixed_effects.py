@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.design.contrasts import check_occurs, contrast_matrix
+from daskglm.design.contrasts import check_occurs, contrast_matrix, is_text
 from daskglm.errors import ContrastError, ImageError, NullRegressorError, listing
 from daskglm.graph.compute import compute
 from daskglm.kernels.contrasts import ContrastMaps, estimates
@@ -187,7 +187,7 @@ def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.fl
     missing: list[ContrastError] = []
     names = [[str(name) for name in fit["regressor"].values] for fit in fits]
     for index, (fit, definition, columns) in enumerate(zip(fits, definitions, names, strict=True)):
-        named = _is_text(definition)
+        named = is_text(definition)
         if not named and not np.any(np.asarray(definition, dtype=object) != 0):
             weights.append(None)
             warnings.warn(f"the contrast is null in run {index + 1}, which is left out", stacklevel=5)
@@ -328,12 +328,6 @@ def _by_run(contrast: Any, n_runs: int) -> tuple[list[Any], bool]:
             "('face, house') or a two-dimensional array"
         )
     return list(contrast), False
-
-
-def _is_text(definition: Any) -> bool:
-    """Whether a contrast is an expression, or several of them."""
-    several = isinstance(definition, (list, tuple)) and len(definition) > 0
-    return isinstance(definition, str) or (several and all(isinstance(item, str) for item in definition))
 
 
 def _values(image: Any, space: VolumeSpace) -> NDArray[np.float64]:

@@ -242,6 +242,24 @@ def test_a_subject_that_no_run_gives_the_condition_is_named(dataset, tmp_path):
     assert open_images(result.stores["a - b"]).sizes["sample"] == 2
 
 
+def test_weights_by_position_are_of_the_regressors_of_the_first_run(dataset, tmp_path):
+    """In the second run "b" is "c": the weights are not of it."""
+    for path in dataset.glob("sub-*/func/*_run-2_events.tsv"):
+        pd.read_csv(path, sep="\t").replace({"trial_type": {"b": "c"}}).to_csv(path, sep="\t", index=False)
+    weights = "1 -1 " + "0 " * 4
+    result = first_level_analysis(
+        str(dataset), str(tmp_path / "out"), {"weights": weights, "names": "a - b"}, task="x", space="T1w"
+    )
+    assert result.failures.empty
+    for item in result.subjects:
+        by_position, by_names = (
+            nib.load(f"{item.folder}/{item.name}_contrast-{name}_stat-effect_statmap.nii.gz").get_fdata()
+            for name in ("weights", "names")
+        )
+        np.testing.assert_allclose(by_position, by_names, rtol=1e-12, atol=1e-14)
+    assert sum("run-2" in note and "weights" in note and "'b'" in note for note in result.notes) == 3
+
+
 def test_each_subject_has_its_own_mask(dataset):
     path = str(bold_of(dataset, "sub-02", 1)).replace("preproc_bold", "brain_mask")
     mask = np.ones(SHAPE, np.uint8)

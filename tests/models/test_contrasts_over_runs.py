@@ -152,7 +152,7 @@ def other_names():
 
 
 @pytest.mark.parametrize(
-    "contrast", [np.array([1.0, -1]), [1, -1], np.eye(2), [np.array([1.0, -1])], np.array([0.0, 1])]
+    "contrast", [np.array([1.0, -1]), [1, -1], np.eye(2), [np.array([1.0, -1])], np.array([0.0, 1]), "1 -1", "[0, 1]"]
 )
 @pytest.mark.filterwarnings("ignore:the contrast has")
 def test_weights_by_position_are_refused_where_they_mean_other_regressors(other_names, contrast):
@@ -216,6 +216,8 @@ def test_first_level_weights_mean_the_same_in_every_subject(other_names):
     second = SecondLevelModel(mask_img=MASK).fit(models, design_matrix=pd.DataFrame({"intercept": [1.0, 1.0]}))
     with pytest.raises(ContrastError, match=r"house in .*01.* and of .*tool in .*02"):
         second.compute_contrast("intercept", first_level_contrast=np.array([1.0, -1.0, 0.0]))
+    with pytest.raises(ContrastError, match=r"house in .*01.* and of .*tool in .*02"):
+        second.compute_contrast("intercept", first_level_contrast="1 -1 0")
     found = second.compute_contrast("intercept", first_level_contrast=np.array([1.0]), output_type="effect_size")
     for same in ("face", pd.Series({"face": 1.0, "constant": 0.0})):
         again = second.compute_contrast("intercept", first_level_contrast=same, output_type="effect_size")
