@@ -36,6 +36,7 @@ from daskglm.models.contrasts import Contrasts, check_any, definitions_in, named
 from daskglm.models.fixed_effects import contrast_over_runs, run_estimates
 from daskglm.models.functional import OUTPUT_TYPES, contrast_weights, map_image
 from daskglm.models.options import Options, checked, header_image
+from daskglm.models.parameters import affordable_noise
 from daskglm.models.run_fits import label_run, lazy_solution
 from daskglm.models.run_times import slice_time_of
 from daskglm.models.runs import RunDesign, check_repetition_times, run_designs, run_preparation, run_sources
@@ -90,6 +91,7 @@ def _read(given: Sequence[Contrasts], n_t: int, runs: Sequence[Run], plan: Plan)
                 warnings.simplefilter("ignore")  # told when the run is fitted
                 design = design_of_run(run, plan).design
                 basis, columns = orthonormal_basis(design_array(design)), [str(name) for name in design.columns]
+                affordable_noise(plan.noise, len(design), basis.rank)
         except DaskGLMError as error:
             faults.append(error)
             continue  # it will be in the list of failures

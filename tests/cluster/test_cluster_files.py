@@ -15,6 +15,7 @@ import daskglm
 from daskglm.cluster import ClusterError, read_configuration
 from daskglm.cluster.jobs import walltime_seconds, worker_lifetime
 from daskglm.cluster.known_options import KINDS, QUEUES
+from daskglm.cluster.sizes import ELSEWHERE, asked_for
 from daskglm.cluster.starting import job_cluster, kubernetes_spec
 from daskglm.errors import MissingDependencyError
 
@@ -45,6 +46,20 @@ def in_tmp(tmp_path, monkeypatch):
 def test_one_file_a_kind():
     kinds = {file.stem: read_configuration(str(file)).kind for file in CONFIGS.glob("*.yaml")}
     assert kinds == {kind: kind for kind in KINDS}
+
+
+# Jobs times processes; hosts without the scheduler's times processes; what no file says is None.
+SIZES = {
+    "slurm": (16, 1, 4 * 10**9), "pbs": (16, 1, 4 * 10**9), "sge": (16, 1, 4 * 10**9), "lsf": (16, 1, 4 * 10**9),
+    "htcondor": (16, 1, 4 * 10**9), "oar": (16, 1, 4 * 10**9), "ssh": (12, 1, 4 * 10**9),
+    "kubernetes": (4, 1, 4 * 2**30), "gateway": (4, 1, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_workers_that_a_file_asks_for(kind):
+    """A plan reads them without starting any."""
+    assert asked_for(read_configuration(str(CONFIGS / f"{kind}.yaml"))) == SIZES[kind]
 
 
 def test_shared_clusters_encrypt():
