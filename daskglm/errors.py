@@ -5,7 +5,11 @@ A message gives the rule, the values that broke it, and the remedy.
 """
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from difflib import get_close_matches
+
+# Arguments of the command line that runs; none in Python.
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
 
 
 class DaskGLMError(Exception):
@@ -103,6 +107,28 @@ def listing(items: Iterable[object], limit: int = 8) -> str:
     if len(names) <= limit:
         return ", ".join(names)
     return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+
+
+def option(python: str, command: str) -> str:
+    """What a message advises to give, in the interface in use.
+
+    Parameters
+    ----------
+    python : str
+        A parameter.
+    command : str
+        An option of the command line.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> option("overwrite=True", "--overwrite")
+    'overwrite=True'
+    """
+    return command if COMMAND.get() else python
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

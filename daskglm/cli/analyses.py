@@ -9,6 +9,7 @@ import click
 from daskglm.cli.first_level_options import design_options, first_level_arguments
 from daskglm.cli.options import (
     LongCommand,
+    deficient_option,
     example,
     exclude_option,
     image_options,
@@ -61,6 +62,7 @@ def convert(
 @click.option("--contrast", "contrasts", multiple=True, help="t contrast: an expression, or name=expression.")
 @click.option("--f-contrast", "f_contrasts", multiple=True, help='F contrast, as in "age, sex"; or name=...')
 @click.option("--output", required=True, type=click.Path(), help="Result folder.")
+@deficient_option
 @report_option
 @threads_option
 @na_option
@@ -122,6 +124,7 @@ def group(
 @click.option("--tail", is_flag=True, help="Small p from a generalized Pareto tail.")
 @click.option("--stop-at", type=float, help="Stop early when p is clearly on one side of this.")
 @click.option("--seed", "random_state", type=int, default=0, help="Of the rearrangements.")
+@deficient_option
 @report_option
 @threads_option
 @na_option

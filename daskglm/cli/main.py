@@ -14,8 +14,7 @@ from daskglm.cli.plan import plan
 from daskglm.cli.reports import report
 from daskglm.cli.run import run
 from daskglm.cli.runs import ended_by_signal, resume, status
-from daskglm.errors import DaskGLMError, listing, nearest
-from daskglm.io.journal import COMMAND
+from daskglm.errors import COMMAND, DaskGLMError, listing, nearest
 from daskglm.io.provenance import redact
 
 _ARGUMENTS = "daskglm.arguments"

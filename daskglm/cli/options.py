@@ -70,6 +70,12 @@ def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def deficient_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Whether a design may have dependent columns."""
+    text = "Take a design of dependent columns; contrasts that it does not determine are refused."
+    return click.option("--allow-rank-deficient", is_flag=True, help=text)(command)
+
+
 class LongCommand(click.Command):
     """A command that runs long; ``--dry-run`` plans it."""
 

@@ -1,5 +1,6 @@
 """Designs from formulas, behind an allow-list: formulaic itself runs any Python that a formula holds."""
 
+import ast
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -17,7 +18,7 @@ _CODINGS = ("contr.treatment", "contr.sum", "contr.helmert", "contr.poly", "cont
 _KEYWORDS = ("base", "degree", "df")
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<quoted>`[^`]+`)|(?P<number>\d+(\.\d*)?|\.\d+)|(?P<name>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)"
-    r"|(?P<operator>\*\*|[-+*/:^(),~=])"
+    r"|(?P<operator>\*\*|[-+*/:^(),~=])|(?P<level>\"[^\"`]*\"|'[^'`]*')"
 )
 _MAX_LENGTH, _MAX_POWER, _MAX_PRODUCTS, _MAX_ARGUMENT = 10_000, 9, 20_000, 100
 # "89+", "<18", "34,5", "1,270", "80 %" and "?": what is written where a number is meant.
@@ -73,10 +74,11 @@ def design_from_formula(formula: str, participants: pd.DataFrame) -> pd.DataFram
                 f"the formula uses {name!r}, which is missing for {listing(missing)}; fill it in, or leave "
                 "those subjects out (--na drop; na='drop' of group_analysis and permutation_analysis)"
             )
+    _check_levels(tokens, table)
     matrix = _evaluate(formula, tokens, table)
     design = pd.DataFrame(np.asarray(matrix, dtype=np.float64), index=participants.index)
-    numeric = [pd.api.types.is_float_dtype(column) for _, column in table.items()]
-    columns = [_restore(_whole_levels(str(name), numeric), used) for name in matrix.columns]
+    whole = [pd.api.types.is_float_dtype(column) and (column % 1 == 0).all() for _, column in table.items()]
+    columns = [_restore(_whole_levels(str(name), whole), used) for name in matrix.columns]
     design.columns = pd.Index(["intercept" if name == "Intercept" else name for name in columns])
     for name, column in design.items():
         wrong = design.index[~np.isfinite(column.to_numpy())]
@@ -129,9 +131,9 @@ def _evaluate(formula: str, tokens: list[tuple[str, str]], table: pd.DataFrame) 
         raise DesignError(f"formula {formula!r} cannot be evaluated: {reason}") from error
 
 
-def _whole_levels(name: str, numeric: Sequence[bool]) -> str:
-    """A column's name with levels of numbers as a table writes them: [T.2] for [T.2.0]."""
-    return _FLOAT_LEVEL.sub(lambda match: f"{match[1]}]" if numeric[int(match[2])] else match[0], name)
+def _whole_levels(name: str, whole: Sequence[bool]) -> str:
+    """A column's name with levels of whole numbers as a table writes them: [T.2] for [T.2.0]."""
+    return _FLOAT_LEVEL.sub(lambda match: f"{match[1]}]" if whole[int(match[2])] else match[0], name)
 
 
 def _restore(text: str, used: list[str]) -> str:
@@ -176,6 +178,8 @@ def _checked(formula: str, columns: Sequence[str]) -> list[tuple[str, str]]:
             continue
         elif kind == "name" and text not in _CODINGS:
             tokens[index] = ("column", _column(text, columns, formula))
+        elif kind == "level":
+            tokens[index] = ("level", _level(tokens, index, formula))
         elif text in (",", "="):
             _check_argument(tokens, index, formula)
     return tokens
@@ -190,11 +194,37 @@ def _check_argument(tokens: list[tuple[str, str]], index: int, formula: str) -> 
     if text == "," and (value in _CODINGS or (value in _KEYWORDS and after == "=")):
         return
     bounded = before != "base"  # the base of a coding is a level, of any size
+    if text == "=" and before == "base" and kind == "level":
+        return
     if kind != "number" or after not in (",", ")") or (bounded and float(value) > _MAX_ARGUMENT):
         raise DesignError(
             f"arguments of a transform are numbers up to {_MAX_ARGUMENT}, {listing(_KEYWORDS)} and a number, or "
             f"{listing(_CODINGS)}, but {value!r} follows {text!r} in formula {formula!r}"
         )
+
+
+def _level(tokens: list[tuple[str, str]], index: int, formula: str) -> str:
+    """A level in quotes, as Python writes it: the base of a coding, and nothing else."""
+    before = ["", "", *(text for _, text in tokens[:index])][-2:]
+    if before != ["base", "="] and not (before[1] == "(" and before[0] in _CODINGS):
+        raise DesignError(
+            f"text in quotes in formula {formula!r} is the reference level of a coding, as in "
+            'C(group, contr.treatment("control")); a column stands without quotes, or in backquotes'
+        )
+    return repr(tokens[index][1][1:-1])
+
+
+def _check_levels(tokens: list[tuple[str, str]], table: pd.DataFrame) -> None:
+    """Raise where a coding names a level that its column has not."""
+    column = ""
+    for kind, text in tokens:
+        column = text if kind == "column" else column
+        if kind != "level":
+            continue
+        levels = sorted(map(str, table[column].dropna().unique()))
+        if ast.literal_eval(text) not in levels:
+            hint = nearest(ast.literal_eval(text), levels) or f"; there are {listing(levels)}"
+            raise DesignError(f"column {column!r} has no level {text}, which is to be the reference{hint}")
 
 
 def _tokens(formula: str) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from daskglm.errors import DesignError, listing
+from daskglm.errors import DesignError, listing, option
 from daskglm.kernels.basis import orthonormal_basis
 
 # Squares of what lies outside are zero or infinite in float64.
@@ -122,9 +122,10 @@ def check_design(
             f"(rank {rank}); add images or drop columns"
         )
     if rank < design.shape[1] and not allow_rank_deficient:
+        how = option("allow_rank_deficient=True", "--allow-rank-deficient")
         raise DesignError(
             f"columns {_dependent(design)} of the design are linearly dependent (rank {rank} of {design.shape[1]}); "
-            "drop one of them, or allow_rank_deficient=True to test what is determined all the same"
+            f"drop one of them, or give {how} to test what is determined all the same"
         )
 
 

@@ -12,8 +12,9 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
+from daskglm.design.matrix import check_design
 from daskglm.design.rearrangements import Rearrangements
-from daskglm.errors import ImageError, ParameterError
+from daskglm.errors import ImageError, ParameterError, option
 from daskglm.graph.glm import fewest
 from daskglm.graph.images import lazy_array
 from daskglm.graph.permutation import Unit, observed, unit_size, units, voxel_blocks
@@ -50,6 +51,7 @@ def permutation_test(
     height: float = 2.0,
     tail: bool = False,
     min_coverage: float = 0.5,
+    allow_rank_deficient: bool = False,
     random_state: int = 0,
     stop_at: float | None = None,
     folder: str | None = None,
@@ -99,6 +101,8 @@ def permutation_test(
         Corrected p under 0.1 from a generalized Pareto distribution (Winkler et al. 2016).
     min_coverage : float
         Voxels observed in a smaller fraction of the images are not tested.
+    allow_rank_deficient : bool
+        Test with a rank-deficient design; only contrasts that it determines.
     random_state : int
         Rearrangement i depends on it and i alone.
     stop_at : float, optional
@@ -146,6 +150,8 @@ def permutation_test(
     if connectivity not in (6, 18, 26):
         raise ParameterError(f"connectivity is 6, 18 or 26, but it is {connectivity!r}")
     design = match_design(design, images)
+    if not allow_rank_deficient:
+        check_design(design, images.sizes["sample"])
     within, whole, variance_groups = (
         match_values(given, images, design, name)
         for name, given in (("within", within), ("whole", whole), ("variance_groups", variance_groups))
@@ -205,7 +211,7 @@ def _with_scale(tests: dict[str, Test], seen: Observed) -> dict[str, Test]:
     if not tested.any():
         raise ImageError(
             f"no voxel can be tested: the best has {seen.count.max(initial=0)} images; check that the images are "
-            "finite and vary, or lower min_coverage"
+            f"finite and vary, or lower {option('min_coverage', '--min-coverage')}"
         )
     uneven = bool((seen.count[tested] < seen.count.max()).any())
     n_rows = len(next(iter(tests.values())).parts.tested)

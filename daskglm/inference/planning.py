@@ -13,7 +13,7 @@ from scipy import stats
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import design_array
 from daskglm.design.rearrangements import Rearrangements, block_numbers, plan_rearrangements
-from daskglm.errors import ContrastError, DesignError, ParameterError, listing, nearest
+from daskglm.errors import ContrastError, DesignError, ParameterError, listing, nearest, option
 from daskglm.kernels.basis import is_estimable, orthonormal_basis
 from daskglm.kernels.moments import Array
 from daskglm.kernels.permutation import SCHEMES, partition
@@ -67,8 +67,8 @@ def _with_groups(tests: dict[str, Test], plan: Rearrangements, names: NDArray[An
     numbers = block_numbers(names, plan.n_rows, "variance groups")
     if plan.kind != "sign_flip" and any((numbers[group] != numbers[group[0]]).any() for group in plan.groups):
         raise ParameterError(
-            "rows that change places have one variance, but variance groups are mixed; give `within` the same groups, "
-            "or flip signs"
+            "rows that change places have one variance, but variance groups are mixed; give "
+            f"{option('within', '--within')} the same groups, or flip signs"
         )
     if any(test.scheme not in ("freedman-lane", "ter-braak") for test in tests.values()):
         raise ParameterError("variance groups need residuals that are permuted; use the scheme freedman-lane")
@@ -192,7 +192,7 @@ def rearrangement_kind(tests: Mapping[str, Test], means: Sequence[str]) -> str:
     if means and len(means) < len(tests):
         raise ParameterError(
             f"contrasts {listing(means)} test a mean, which needs sign flips, and others permutations; test "
-            "them apart, or say which by `rearrangement`"
+            f"them apart, or say which by {option('rearrangement', '--rearrangement')}"
         )
     return "sign_flip" if means else "permutation"
 

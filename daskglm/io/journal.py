@@ -9,19 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import psutil
 
-from daskglm.errors import DaskGLMError, OutputError
+from daskglm.errors import COMMAND, DaskGLMError, OutputError
 from daskglm.io import files
 from daskglm.io.locks import forget_lock, lock_folder, place_of, refusal
 from daskglm.io.provenance import redact, warnings_heard
 
-# Arguments of the command line that is being run; empty in Python.
-COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
 # A run on another machine that has not been heard of for so long, in s, is taken for interrupted.
 STALE = 120.0
 _BEAT = 20.0

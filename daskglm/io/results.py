@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from daskglm.errors import OutputError
+from daskglm.errors import OutputError, option
 from daskglm.io import files
 from daskglm.io.locks import place_of
 from daskglm.io.nifti import write_image
@@ -90,7 +90,9 @@ def _check_held(folder: str, held: list[str], overwrite: bool) -> None:
     if held and PROVENANCE not in held:
         raise OutputError(f"{folder} already holds other files ({held[0]}, ...); choose an empty or new folder")
     if held and not overwrite:
-        raise OutputError(f"{folder} already holds results; choose another folder or give --overwrite")
+        raise OutputError(
+            f"{folder} already holds results; choose another folder or give {option('overwrite=True', '--overwrite')}"
+        )
 
 
 def sweep(folder: str, alone: bool = True) -> None:

@@ -16,7 +16,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from daskglm.errors import OutputError, SpaceError, StorageError, StoreError, listing
+from daskglm.errors import OutputError, SpaceError, StorageError, StoreError, listing, option
 from daskglm.io import files
 from daskglm.io.store_metadata import check_metadata
 from daskglm.io.urls import check_url, storage_faults
@@ -71,10 +71,10 @@ def check_target(path: str, overwrite: bool) -> None:
         Where the object store cannot be reached.
     """
     if path.startswith(_READ_ONLY):
-        raise OutputError(f"https:// is only read, so {path} cannot be written; choose another --output")
+        raise OutputError(f"https:// is only read, so {path} cannot be written; choose another output")
     held = files.list_names(path)
     if files.exists(path) or (held and "zarr.json" not in held):
-        raise OutputError(f"{path} holds other files and is no store; choose another --output")
+        raise OutputError(f"{path} holds other files and is no store; choose another output")
     if held:
         group = open_group(path, "r")
         foreign = [
@@ -83,7 +83,7 @@ def check_target(path: str, overwrite: bool) -> None:
         if foreign or "format_version" not in group.attrs:
             raise OutputError(
                 f"{path} is not a store of daskglm, or holds other files ({listing(foreign) or 'no format'}), "
-                f"so it is not {'overwritten' if overwrite else 'appended to'}; choose another --output"
+                f"so it is not {'overwritten' if overwrite else 'appended to'}; choose another output"
             )
 
 
@@ -124,7 +124,7 @@ def check_store(path: str, space: VolumeSpace) -> None:
     if not np.array_equal(stored.voxels, space.voxels):
         raise SpaceError(
             f"a store keeps one mask, but {path} has {stored.voxels.size:,} voxels and the mask given "
-            f"{space.voxels.size:,}; leave out --mask to append in the mask of the store"
+            f"{space.voxels.size:,}; leave the mask out to append in the mask of the store"
         )
 
 
@@ -232,7 +232,7 @@ def _check_complete(path: str, group: zarr.Group) -> None:
         if found < expected:
             raise StoreError(
                 f"{path} has {found} of {expected} chunks of {name}: objects were lost after the "
-                "conversion; restore them, or convert again with --overwrite"
+                f"conversion; restore them, or convert again with {option('overwrite=True', '--overwrite')}"
             )
 
 

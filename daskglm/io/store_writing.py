@@ -87,7 +87,7 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], o
     except StorageError:
         raise
     except (OSError, zarr.errors.ContainsGroupError) as error:
-        raise OutputError(f"cannot create the store {path}: {error}; choose another --output") from error
+        raise OutputError(f"cannot create the store {path}: {error}; choose another output") from error
 
 
 @_writes
@@ -124,7 +124,7 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
         raise StoreError(
             f"samples of one store have the same columns of the same kind, but {listing(changed)} in {path} are "
             f"{listing(str(before.get(name, 'absent')) for name in changed)} and now "
-            f"{listing(str(kinds.get(name, 'absent')) for name in changed)}; give --participants with the same columns"
+            f"{listing(str(kinds.get(name, 'absent')) for name in changed)}; give participants with the same columns"
         )
     free = np.flatnonzero(names == "")[:n_samples]
     rows = np.concatenate([free, np.arange(names.size, names.size + n_samples - free.size)]).astype(np.int64)

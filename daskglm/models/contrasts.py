@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from daskglm.design.contrasts import check_t_contrasts, parse_contrast
-from daskglm.errors import ContrastError, listing
+from daskglm.errors import ContrastError, listing, option
 from daskglm.schema.names import bids_labels
 
 # By name, or texts as on the command line.
@@ -86,7 +86,8 @@ def check_any(contrasts: Contrasts, f_contrasts: Contrasts | None, kind: str, fo
     """
     if not contrasts and not f_contrasts and not is_mean(formula):
         unless = ", unless it is of the mean, '~ 1'" if formula else ""
-        raise ContrastError(f"a {kind} analysis needs a contrast{unless}; give --contrast or --f-contrast")
+        how = option("contrasts or f_contrasts", "--contrast or --f-contrast")
+        raise ContrastError(f"a {kind} analysis needs a contrast{unless}; give {how}")
 
 
 def is_mean(formula: str) -> bool:

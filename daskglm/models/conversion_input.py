@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from daskglm.design.matching import subject_of
-from daskglm.errors import ImageError, StoreError, listing
+from daskglm.errors import ImageError, StoreError, listing, option
 from daskglm.graph.images import Preparation, scan_headers
 from daskglm.graph.samples import match_table, samples_of_files
 from daskglm.io.files import each, state
@@ -141,7 +141,7 @@ def already_stored(
     if changed:
         raise StoreError(
             f"{output} holds {listing(changed)} from a file with other contents than the one given now; "
-            "convert again with --overwrite, or to another store"
+            f"convert again with {option('overwrite=True', '--overwrite')}, or to another store"
         )
     if table is not None and kept:
         for name, values in participant_columns(table.loc[kept]).items():
@@ -151,7 +151,8 @@ def already_stored(
             if other:
                 raise StoreError(
                     f"{name!r} of {listing(other)} in {output} is not what the participants table says now; "
-                    "give the new table to the analysis with --participants, or convert again with --overwrite"
+                    f"give the analysis the new table ({option('participants', '--participants')}), or convert again "
+                    f"with {option('overwrite=True', '--overwrite')}"
                 )
     return set(kept)
 

@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import DaskGLMError, ImageError, OutputError, ParameterError
+from daskglm.errors import COMMAND, DaskGLMError, ImageError, OutputError, ParameterError
 from daskglm.graph.compute import cluster_description
 from daskglm.graph.convert import count_coverage, write_files
 from daskglm.graph.images import Preparation
@@ -24,7 +24,7 @@ from daskglm.io.conversions import (
     was_created,
 )
 from daskglm.io.files import is_url, join, remove, write_bytes
-from daskglm.io.journal import COMMAND, running
+from daskglm.io.journal import running
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.store import StoredSamples, check_target, is_store
 from daskglm.io.store_writing import create_store, finish_store

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from daskglm.design.contrasts import check_occurs, check_one_row, contrast_matrix
 from daskglm.design.formula import design_from_formula
 from daskglm.design.matrix import check_design, design_array
-from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError
+from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError, option
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.graph.runs import solve_run, sum_blocks
@@ -120,8 +120,9 @@ def design_of_formula(formula: str, participants: Any, images: xr.Dataset) -> pd
         if table.shape[1] > 1 or participants is not None:
             raise
         raise DesignError(
-            f"formula {formula!r} needs a participants table; give --participants (confounds in Python), or convert "
-            "the images with it"
+            f"formula {formula!r} needs a participants table; give "
+            f"{option('participants (confounds of SecondLevelModel.fit)', '--participants')}, or convert the images "
+            "with it"
         ) from error
     design.attrs |= table.attrs
     return design
@@ -290,7 +291,7 @@ def check_any_fitted(fit: xr.Dataset, of_what: str = "") -> None:
         best = int(fit["n"].values.max(initial=0))
         raise ImageError(
             f"no voxel{of_what} has enough observations: the best has {best} of {fit.attrs['n_samples']} images; "
-            "check that the images are finite, or lower min_coverage"
+            f"check that the images are finite, or lower {option('min_coverage', '--min-coverage')}"
         )
 
 

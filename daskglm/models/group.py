@@ -86,6 +86,7 @@ def group_analysis(
     missing: str = "nan",
     min_coverage: float = 0.5,
     smoothing_fwhm: Any = None,
+    allow_rank_deficient: bool = False,
     n_jobs: int | None = -1,
     overwrite: bool = False,
     progress: bool = False,
@@ -111,7 +112,7 @@ def group_analysis(
         Condition on the participants, others are left out: "site != 'x' and age >= 18".
     na : {"stop", "drop"}
         "drop": leave out those who lack a value that the analysis uses, and list them.
-    mask, missing, min_coverage, smoothing_fwhm, n_jobs
+    mask, missing, min_coverage, smoothing_fwhm, allow_rank_deficient, n_jobs
         As in :class:`daskglm.SecondLevelModel`.
     overwrite : bool
         Replace results in the folder.
@@ -134,7 +135,9 @@ def group_analysis(
     with running(output, "group", prepare=partial(sweep, output)) as run:
         prepare_output(output, overwrite)
         choose, participants = selection(participants, exclude, where, na, formula)
-        check = partial(_checked_model, formula, participants, min_coverage, contrasts, f_contrasts)
+        check = partial(
+            _checked_model, formula, participants, min_coverage, allow_rank_deficient, contrasts, f_contrasts
+        )
         options = Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs)
         with stage("read headers", timings):
             loaded = load_images(images, options, check, choose)
@@ -162,6 +165,7 @@ def group_analysis(
                 "missing": missing,
                 "min_coverage": min_coverage,
                 "smoothing_fwhm": smoothing_fwhm,
+                "allow_rank_deficient": allow_rank_deficient,
             },
             "seconds": round(time.time() - started, 3),
         }
@@ -204,12 +208,12 @@ def record_of(
 
 
 def _checked_model(
-    formula: str, participants: Any, min_coverage: float, contrasts: Contrasts, f_contrasts: Contrasts | None,
-    loaded: Loaded,
+    formula: str, participants: Any, min_coverage: float, allow_rank_deficient: bool, contrasts: Contrasts,
+    f_contrasts: Contrasts | None, loaded: Loaded,
 ) -> tuple[pd.DataFrame, xr.Dataset, xr.Dataset]:  # fmt: skip
     """The design, the fit and the maps, lazy; misspelt and undetermined contrasts are refused here, before any pass."""
     design = design_of_formula(formula, participants, loaded.images)
-    fit = fit_glm(loaded.images, design, min_coverage=min_coverage)
+    fit = fit_glm(loaded.images, design, min_coverage=min_coverage, allow_rank_deficient=allow_rank_deficient)
     return design, fit, compute_contrasts(fit, *contrasts_of_design(contrasts, f_contrasts, design))
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.matching import label_text
-from daskglm.errors import DesignError, ImageError, ImageTypeError, SpaceError, listing, nearest
+from daskglm.errors import DesignError, ImageError, ImageTypeError, SpaceError, listing, nearest, option
 from daskglm.graph.compute import compute
 from daskglm.graph.images import Preparation, array_from_files, array_from_images, scan_headers
 from daskglm.graph.samples import participants_by_sample, samples_of_files
@@ -200,7 +200,8 @@ def participants_column(name: str | None, participants: Any, images: xr.Dataset)
         return None
     table = participants_by_sample(participants, images)
     if participants is None and table.shape[1] == 1 and name not in table:
-        raise DesignError(f"blocks of {name!r} need a participants table; give --participants (participants in Python)")
+        how = option("participants", "--participants")
+        raise DesignError(f"blocks of {name!r} need a participants table; give {how}")
     if name not in table:
         hint = nearest(name, table.columns) or "."
         raise DesignError(
@@ -259,7 +260,7 @@ def _from_dataset(images: xr.Dataset, options: Options, sources: list[str] | Non
         keep = mask.ravel(order="F")[space.voxels]
         lost = int(mask.sum() - keep.sum())
         if not keep.any():
-            raise SpaceError("the mask and the store have no voxel in common; give another mask_img")
+            raise SpaceError("the mask and the store have no voxel in common; give another mask")
         if lost:
             warnings.warn(f"{lost:,} voxels of the mask are not in the store and are left out", stacklevel=4)
         images = images.isel(voxel=np.flatnonzero(keep)) if not keep.all() else images

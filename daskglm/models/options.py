@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.errors import ImageError, ParameterError, SpaceError, listing
+from daskglm.errors import ImageError, ParameterError, SpaceError, listing, option
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import coverage, fewest
 from daskglm.graph.images import Preparation, resample
@@ -184,7 +184,7 @@ def mask_of(options: Options, space: VolumeSpace) -> NDArray[np.bool_] | None:
     else:
         space.check_same_grid(mask.shape, affine, name)
     if not mask.any():
-        raise SpaceError(f"a mask keeps at least one voxel, but {name} is empty; give another mask_img")
+        raise SpaceError(f"a mask keeps at least one voxel, but {name} is empty; give another mask")
     return mask
 
 
@@ -270,6 +270,6 @@ def covered(space: VolumeSpace, counts: NDArray[np.int64], n_images: int, min_co
     if not keep.any():
         raise ImageError(
             f"no voxel is finite and non-zero in {min_coverage:.0%} of the {n_images} images "
-            f"(best: {counts.max()}); check the images, or lower min_coverage"
+            f"(best: {counts.max()}); check the images, or lower {option('min_coverage', '--min-coverage')}"
         )
     return space.select(keep)

@@ -99,7 +99,8 @@ def non_parametric_inference(
     tfce : bool or "stepwise"
         Threshold-free cluster enhancement too; "stepwise" with nilearn's sum.
     **options
-        Further arguments of :func:`permutation_test`: ``scheme``, ``rearrangement``, ``within``, ``whole``, ...
+        Further arguments of :func:`permutation_test`: ``scheme``, ``rearrangement``, ``within``, ``whole``,
+        ``min_coverage``, ``allow_rank_deficient``, ...
 
     Returns
     -------
@@ -114,9 +115,8 @@ def non_parametric_inference(
     ContrastError, DesignError, ImageError, ParameterError
         Before the work, wherever it can be known.
     """
-    loaded = images_of(
-        second_level_input, first_level_contrast, Options(mask, smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs)
-    )
+    reading = Options(mask, min_coverage=options.get("min_coverage", 0.5), smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs)
+    loaded = images_of(second_level_input, first_level_contrast, reading)
     n_samples = loaded.images.sizes["sample"]
     if n_samples < 2:
         raise ImageTypeError(f"a permutation test needs at least two images, but there is {n_samples}")
@@ -125,7 +125,8 @@ def non_parametric_inference(
     design = match_design(as_table(design_matrix), loaded.images)
     warn_of_confounds(confounds, design_matrix)
     contrast = contrast_of(design, second_level_contrast)
-    check_design(design, n_samples, allow_saturated=True)
+    deficient = options.get("allow_rank_deficient", False)
+    check_design(design, n_samples, allow_rank_deficient=deficient, allow_saturated=True)
     if model_intercept:
         design, contrast = _with_intercept(design, contrast)
     if orthonormal_basis(design_array(design)).rank >= n_samples:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from daskglm.design.matrix import check_design
 from daskglm.inference.permutation import permutation_test
 from daskglm.inference.permutation_clusters import permutation_clusters
 from daskglm.inference.planning import parse_tests
@@ -166,6 +167,7 @@ def permutation_analysis(
 
         def checked_design(loaded: Loaded) -> pd.DataFrame:
             design = design_of_formula(formula, participants, loaded.images)
+            check_design(design, len(design), allow_rank_deficient=test.get("allow_rank_deficient", False))
             definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
             parse_tests(design, definitions, f_contrasts=[name for name, kind in kinds.items() if kind == "F"])
             return design

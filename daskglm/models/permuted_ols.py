@@ -74,7 +74,7 @@ def permuted_ols(
     space, order = _space_of_masker(masker, values.shape[1])
     images = images_dataset(values[:, order], names or [str(row) for row in range(len(values))], space)
     seed, alone = seed_of(random_state), n_perm == 0
-    arguments = {"min_coverage": 0.0, "threshold": threshold, "tfce": tfce, **options}
+    arguments = {"min_coverage": 0.0, "allow_rank_deficient": True, "threshold": threshold, "tfce": tfce, **options}
     found = []
     for column in tested.T:
         design = _design_of_arrays(column, nuisance, model_intercept)

@@ -41,6 +41,7 @@ def plan_group(
     missing: str = "nan",
     min_coverage: float = 0.5,
     smoothing_fwhm: Any = None,
+    allow_rank_deficient: bool = False,
     n_jobs: int | None = -1,
     overwrite: bool = False,
     calibrate: bool = False,
@@ -51,7 +52,7 @@ def plan_group(
     ----------
     images, output, formula, contrasts, f_contrasts, participants, exclude, where, na
         As for the analysis.
-    mask, missing, min_coverage, smoothing_fwhm, n_jobs
+    mask, missing, min_coverage, smoothing_fwhm, allow_rank_deficient, n_jobs
         As for the analysis.
     overwrite : bool
         Makes no difference here.
@@ -73,7 +74,7 @@ def plan_group(
     source = open_source(images, options, choose)
     design = design_of_formula(formula, participants, source.loaded.images)
     definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
-    lazy = fit_glm(source.loaded.images, design, min_coverage=min_coverage)
+    lazy = fit_glm(source.loaded.images, design, min_coverage=min_coverage, allow_rank_deficient=allow_rank_deficient)
     plan = plan_fit(source, lazy, compute_contrasts(lazy, definitions, kinds), machine(n_jobs))
     maps = compute_contrasts(_as_if_computed(lazy, source.data.chunks[1]), definitions, kinds)
     n_bytes, n_tasks, notes = source.passes(count_tasks(lazy) + count_tasks(maps))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from daskglm.design.matrix import check_design
 from daskglm.design.rearrangements import Rearrangements
 from daskglm.errors import ParameterError
 from daskglm.graph import permutation as graph
@@ -97,6 +98,7 @@ def plan_permutation(
     source = open_source(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs), choose)
     loaded = source.loaded.images
     design = design_of_formula(formula, participants, loaded)
+    check_design(design, len(design), allow_rank_deficient=chosen["allow_rank_deficient"])
     definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
     several = [name for name, kind in kinds.items() if kind == "F"]
     inside, units, groups = (

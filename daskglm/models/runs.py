@@ -21,6 +21,7 @@ from daskglm.errors import (
     ParameterError,
     SpaceError,
     listing,
+    option,
 )
 from daskglm.graph.compute import compute
 from daskglm.graph.images import Preparation
@@ -314,8 +315,8 @@ def _epi_mask(sources: Sequence[Any], reference: Any, options: Options) -> Any:
         from nilearn.masking import compute_epi_mask, intersect_masks
     except ImportError as error:
         raise MissingDependencyError(
-            "mask_img=None computes nilearn's EPI mask, and nilearn is not installed; give mask_img, or "
-            "pip install 'daskglm[nilearn]'"
+            f"without a mask nilearn's EPI mask is computed, and nilearn is not installed; {_a_mask()}, or pip install "
+            "'daskglm[nilearn]'"
         ) from error
     space = VolumeSpace.from_image(reference)
     means = compute(*(mean_of_run(source, Preparation(space)) for source in sources), n_jobs=options.n_jobs)
@@ -324,8 +325,13 @@ def _epi_mask(sources: Sequence[Any], reference: Any, options: Options) -> Any:
         return intersect_masks(masks, threshold=0.5, connected=True)
     except (ValueError, IndexError) as error:
         raise SpaceError(
-            f"no mask can be computed from these runs ({error}); give mask_img, or False for all"
+            f"no mask can be computed from these runs ({error}); {_a_mask()}{option(', or False for all voxels', '')}"
         ) from error
+
+
+def _a_mask() -> str:
+    """How a run comes by a mask."""
+    return option("give mask_img", "add desc-brain_mask images to the derivatives")
 
 
 def _one_a_run(given: Any, n_runs: int, name: str, is_mask: bool = False) -> list[Any]:

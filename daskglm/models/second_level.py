@@ -307,7 +307,8 @@ class SecondLevelModel(VoxelwiseModel):
         maps = permutation_test(
             loaded.images.assign_attrs(sorted_by=""), self.design_matrix_, {"contrast": contrast},
             n_perm=n_perm, two_sided=two_sided_test,
-            random_state=seed_of(random_state), min_coverage=check_fraction(self.min_coverage), n_jobs=self.n_jobs,
+            random_state=seed_of(random_state), min_coverage=check_fraction(self.min_coverage),
+            allow_rank_deficient=self.allow_rank_deficient, n_jobs=self.n_jobs,
             progress=self.verbose > 0, **options,
         )  # fmt: skip
         images = permutation_images(maps, "contrast")

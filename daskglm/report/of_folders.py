@@ -108,7 +108,7 @@ def _analysis(folder: str) -> Analysis:
             ) from error
     raise ParameterError(
         f"a report is of a result folder of daskglm, but {folder} has no {PROVENANCE} and no {FIRST_LEVEL}; give the "
-        "--output of daskglm group, permute or first-level"
+        "output of daskglm group, permute or first-level"
     )
 
 

@@ -119,7 +119,7 @@ def _rows(folder: str) -> list[_Row]:
             ) from error
     raise ParameterError(
         f"a study is made of result folders of daskglm, but {folder} has no {PROVENANCE} and no first_level.json; "
-        "give the --output of daskglm group, permute or first-level"
+        "give the output of daskglm group, permute or first-level"
     )
 
 

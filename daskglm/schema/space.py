@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.errors import SpaceError
+from daskglm.errors import SpaceError, option
 
 # Affines are stored as float32 in NIfTI headers: two programs rarely agree beyond this, in mm.
 _AFFINE_TOLERANCE = 1e-3
@@ -64,7 +64,7 @@ class VolumeSpace:
         if keep.shape != shape:
             raise SpaceError(f"a mask has the shape of its images; the mask is {keep.shape}, the images {shape}")
         if not keep.any():
-            raise SpaceError("a mask keeps at least one voxel, but this one is empty; give another mask_img")
+            raise SpaceError("a mask keeps at least one voxel, but this one is empty; give another mask")
         header = nib.Nifti1Header.from_header(image.header, check=False)
         voxels = np.flatnonzero(keep.ravel(order="F"))
         return cls(shape, np.asarray(image.affine, dtype=np.float64), voxels, header.binaryblock)
@@ -192,12 +192,12 @@ class VolumeSpace:
         if tuple(shape[:3]) != self.shape:
             raise SpaceError(
                 f"all images share one grid, but {name} has shape {tuple(shape[:3])} where {self.shape} is due; "
-                "resample it, or give target_affine and target_shape"
+                f"resample it{_to_a_grid()}"
             )
         if not np.allclose(affine, self.affine, atol=_AFFINE_TOLERANCE, rtol=0):
             raise SpaceError(
                 f"all images share one affine, but that of {name} is {np.round(affine, 4).tolist()} where "
-                f"{np.round(self.affine, 4).tolist()} is due; resample it, or give target_affine"
+                f"{np.round(self.affine, 4).tolist()} is due; resample it{_to_a_grid()}"
             )
 
     def _grid(self, values: NDArray[Any], outside: Any) -> NDArray[Any]:
@@ -218,3 +218,8 @@ class VolumeSpace:
         image = nib.Nifti1Image(grid, self.affine, header)
         image.header["descrip"] = b""
         return image
+
+
+def _to_a_grid() -> str:
+    """The remedy that models in Python have besides."""
+    return option(", or give target_affine and target_shape to SecondLevelModel or FirstLevelModel", "")

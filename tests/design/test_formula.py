@@ -1,5 +1,7 @@
 """Formulas, against patsy, and what must never run."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -230,3 +232,47 @@ def test_a_category_that_nobody_has():
     with pytest.warns(UserWarning, match="nobody has unused, other of 'group'"):
         design = design_from_formula("~ group", pd.DataFrame({"group": group}))
     assert list(design.columns) == ["intercept", "group[T.b]"]
+
+
+@pytest.mark.parametrize("coding", ['contr.treatment("b")', "contr.treatment('b')", 'contr.treatment(base="b")'])
+def test_a_reference_level_of_text(coding):
+    from patsy import dmatrix
+
+    table = pd.DataFrame({"group": list("abcabc"), "age": [1.0, 2, 3, 5, 4, 6]})
+    design = design_from_formula(f"~ C(group, {coding}) + age", table)
+    expected = dmatrix("C(group, Treatment('b')) + age", table)
+    assert np.array_equal(design.to_numpy(), np.asarray(expected))
+    assert design.columns[1] == f"C(group, {coding})[T.a]".replace('"', "'") or "[T.a]" in design.columns[1]
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ('~ C(group, contr.treatment("bb"))', "no level 'bb', which is to be the reference; did you mean 'b'"),
+        ('~ "group"', "text in quotes"),
+        ('~ C("group")', "text in quotes"),
+        ('~ bs(age, df="3")', "arguments of a transform"),
+        ("~ C(group, contr.treatment(\"b' + open('x') + 'b\"))", "no level"),
+        ('~ C(group, contr.treatment("{age}"))', "no level"),
+    ],
+)
+def test_text_is_a_reference_level_and_nothing_else(formula, message):
+    table = pd.DataFrame({"group": list("abcabc"), "age": [1.0, 2, 3, 5, 4, 6]})
+    with pytest.raises(DesignError, match=re.escape(message)):
+        design_from_formula(formula, table)
+
+
+def test_a_level_of_any_signs():
+    level = "b\\' {x} `~\""[:6]
+    table = pd.DataFrame({"group": ["a", level, "c"] * 2})
+    design = design_from_formula(f'~ C(group, contr.treatment("{level}"))', table)
+    assert design.to_numpy()[:, 1:].sum(axis=0).tolist() == [2.0, 2.0]
+
+
+def test_levels_of_numbers_are_named_as_the_table_writes_them():
+    table = pd.DataFrame(
+        {"site": [1, 2, 3, 1, 2, 3], "dose": [0.5, 1.0, 0.5, 1.0, 0.5, 1.0], "text": ["1.0", "2.0"] * 3}
+    )
+    names = design_from_formula("~ C(site) + C(dose) + C(text)", table).columns.tolist()
+    assert names == ["intercept", "C(site)[T.2]", "C(site)[T.3]", "C(dose)[T.1.0]", "C(text)[T.2.0]"]
+    assert "C(site)[T.2]:C(text)[T.2.0]" in design_from_formula("~ C(site) * C(text)", table).columns

@@ -15,7 +15,7 @@ from nibabel import Nifti1Image
 from scipy import stats
 
 from daskglm.design.rearrangements import plan_rearrangements
-from daskglm.errors import ContrastError, ImageError, MissingDependencyError, ParameterError
+from daskglm.errors import ContrastError, DesignError, ImageError, MissingDependencyError, ParameterError
 from daskglm.graph import permutation as graph
 from daskglm.inference.permutation import permutation_test
 from daskglm.schema.datasets import images_dataset
@@ -212,8 +212,11 @@ def test_what_cannot_be_tested_is_refused():
         permutation_test(images(values), design, {"x": "x"}, threshold=3.1, n_perm=10)
     with pytest.raises(ContrastError, match="at least one"):
         permutation_test(images(values), design, {})
+    dependent = design.assign(y=2 * design["x"])
+    with pytest.raises(DesignError, match="linearly dependent"):
+        permutation_test(images(values), dependent, {"x": "x"})
     with pytest.raises(ContrastError, match="not estimable"):
-        permutation_test(images(values), design.assign(y=2 * design["x"]), {"x": "x"})
+        permutation_test(images(values), dependent, {"x": "x"}, allow_rank_deficient=True)
     with pytest.raises(ImageError, match="no voxel"):
         permutation_test(images(np.full((10, 120), np.nan)), design, {"x": "x"}, n_perm=10)
 

@@ -202,7 +202,7 @@ def test_what_does_not_belong_is_refused(cohort, tmp_path):
     with pytest.raises(DesignError, match="sub-12"):
         daskglm.convert(cohort.paths, path, participants=cohort.table.iloc[:11])
     Path(cohort.paths[0]).write_bytes(Path(cohort.paths[0]).read_bytes() + bytes(1))
-    with pytest.raises(StoreError, match=r"other contents.*--overwrite"):
+    with pytest.raises(StoreError, match=r"other contents.*overwrite=True"):
         daskglm.convert(cohort.paths, path, participants=cohort.table)
     with pytest.raises(ImageError, match="twice"):
         daskglm.convert([cohort.paths[0]] * 2, str(tmp_path / "other.zarr"))
