@@ -168,6 +168,7 @@ def test_the_mean_over_subjects_has_the_name_of_the_first_level_contrast(runs, t
         assert names == {f"contrast-{label}"}
 
 
+@pytest.mark.filterwarnings("ignore:contrasts .* test a mean")
 @pytest.mark.parametrize("command", [["group"], ["permute", "--n-perm=5", "--rearrangement=permutation"]])
 def test_names_are_printed_whole(table, tmp_path, command):
     paths, participants_path, _, _ = table
