@@ -296,7 +296,9 @@ def _analyse(
                 result.stores, more = store_effects(receipts, plan, participants)
             result.notes += notes + more
         else:
-            result.notes.append("no group store: it is made when all subjects are asked for, or with --group-stores")
+            result.notes.append(
+                "no group store: it is made when all subjects are asked for, or with --group-stores (group_stores=True)"
+            )
         for contrast in plan.contrasts:
             receipt, key = result.picture(contrast)
             if choice.stores and read_receipt(receipt, key) is None:
