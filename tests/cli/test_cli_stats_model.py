@@ -295,6 +295,11 @@ GROUPS = {
          "Contrasts": weighed("wanted", **{"sex.M": 1})},
         lambda people: [people["sex"] == people["sex"], people["sex"] == "M"], [0, 1],
     ),
+    "another reference": (
+        {"Transformations": instructions(step("Factor", "sex")), "Model": {"X": [1, "sex.F"]},
+         "Contrasts": weighed("wanted", **{"sex.F": 1})},
+        lambda people: [people["sex"] == people["sex"], people["sex"] == "F"], [0, 1],
+    ),
     "a formula": (
         {"Model": {"X": [1, "sex"], "Formula": "0 + C(sex)"},
          "Contrasts": weighed("wanted", **{"C(sex)[T.M]": 1, "C(sex)[T.F]": -1})},
