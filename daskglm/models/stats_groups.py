@@ -181,8 +181,8 @@ def _level(name: str, owner: str, given: Sequence[str], people: pd.DataFrame, wh
     if "intercept" in given and rest == levels[:1]:
         return f"C(`{owner}`)", f"C({_called(owner)})[T.{level}]"
     if "intercept" in given and len(rest) == 1 and '"' not in rest[0]:
-        coding = f'C({_called(owner)}, contr.treatment("{rest[0]}"))'
-        return coding.replace(_called(owner), f"`{owner}`", 1), f"{coding}[T.{level}]"
+        term = f'C(`{owner}`, contr.treatment("{rest[0]}"))'
+        return term, f"C({_called(owner)}, contr.treatment({rest[0]!r}))[T.{level}]"
     raise ParameterError(
         f"X of {where} has all levels of a factor and no 1, or all but one and 1, but of {owner} it has "
         f"{listing(listed)} of {listing(levels, 20)}"
