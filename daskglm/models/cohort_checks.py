@@ -90,9 +90,11 @@ def check_confounds(runs: Sequence[Run], strategies: Mapping[str, Any]) -> list[
     names = column_names(strategies)
     tables = _columns(runs) if names else {}
     if names and not tables:
+        near = [hint for name in names if (hint := nearest(name, CONFOUND_STRATEGIES))]
         raise ParameterError(
-            f"the confounds {listing(names)} need tables of confounds, but no run has one that can be read; add "
-            "desc-confounds_timeseries.tsv beside the images"
+            f"the confounds {listing(names)} are no strategies ({', '.join(CONFOUND_STRATEGIES)}) but columns, which "
+            "need tables of confounds, and no run has one that can be read; add desc-confounds_timeseries.tsv beside "
+            f"the images{near[0] if near else ''}"
         )
     lacking = {name: [run for run, columns in tables.items() if absent(columns, [name])] for name in names}
     for name, without in lacking.items():

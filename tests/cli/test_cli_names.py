@@ -38,7 +38,7 @@ FIRST = {
     "space": (["--space", "T1W"], "did you mean 'T1w'?"),
     "entity": (["--filter", "tsk=x"], "one is of 'tsk'; did you mean 'task'?"),
     "subject": (["--participant-label", "001"], "the nearest that exist: 01"),
-    "confounds": (["--confounds", "motoin"], "no confound strategy is named 'motoin'; did you mean 'motion'?"),
+    "confounds": (["--confounds", "motoin"], "did you mean 'motion'?"),
     "confound value": (["--confounds", "motion=derivative"], "did you mean 'derivatives'?"),
     "noise": (["--noise", "olss"], "it is 'olss'; did you mean 'ols'?"),
     "hrf": (["--hrf", "glovr"], "no hrf_model 'glovr'; did you mean 'glover'?"),
@@ -57,10 +57,10 @@ def test_names_of_a_first_level_analysis(dataset, tmp_path, case):  # noqa: F811
 
 def test_height_control():
     from daskglm.errors import ParameterError
-    from daskglm.inference.thresholding import _check_parameters
+    from daskglm.inference.thresholding import check_parameters
 
     with pytest.raises(ParameterError, match=r"it is 'bonferoni'; did you mean 'bonferroni'\?"):
-        _check_parameters(0.05, None, "bonferoni", 0, True)
+        check_parameters(0.05, None, "bonferoni", 0, True)
 
 
 @pytest.mark.parametrize(
