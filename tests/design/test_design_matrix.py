@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nilearn.glm.first_level.design_matrix import make_second_level_design_matrix as of_nilearn
 
+from daskglm.design.formula import design_from_formula
 from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
 from daskglm.errors import DesignError
 
@@ -116,3 +117,13 @@ def test_groups_counts_and_skewed_columns_are_not_told():
         "drinks": rng.poisson(0.3, 200), "year": rng.integers(2005, 2016, 200), "mean": np.ones(200),
     }  # fmt: skip
     check_design(pd.DataFrame(columns).astype(float), 200)
+
+
+@pytest.mark.filterwarnings("error")
+def test_columns_that_lead_up_to_their_largest_values_hold_no_sentinels():
+    """A column of a spline is nearly 0 for most, and a long tail has no gap; 9999 among ages is told elsewhere."""
+    rng = np.random.default_rng(40)
+    age = pd.DataFrame({"age": np.round(rng.uniform(20, 80, 24), 1)})
+    for formula in ("~ bs(age, df=4)", "~ bs(age, df=6)", "~ cr(age, df=4)"):
+        check_design(design_from_formula(formula, age), 24, allow_rank_deficient=True)
+    check_design(pd.DataFrame({"dose": np.exp(np.linspace(-6, 9, 200)), "intercept": 1.0}), 200)
