@@ -184,7 +184,7 @@ def weighed_rows(moved: NDArray[np.floating], nuisance: Array) -> NDArray[np.flo
 def incomplete_shares(
     voxels: Incomplete, moved: NDArray[np.floating], rows: NDArray[np.floating], values: NDArray[np.floating],
     columns: NDArray[np.int64] | slice, signed: bool,
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:  # fmt: skip
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.int64]]:  # fmt: skip
     """Partial correlations, or shares of variance, of rearranged regressors at voxels with gaps.
 
     Parameters
@@ -207,8 +207,10 @@ def incomplete_shares(
     share : (B, W) array
         The regressor is made orthogonal to the nuisance over the images of each voxel:
         t: ``x'y / sqrt(x'x - |T Z'x|^2)`` with y of unit length; F: the same with s regressors.
-    left : (B, W) array
-        Which fraction of the regressor that is: errors grow by it.
+    left : (U, B) array
+        Which fraction of the regressor that is, at each pattern of images: errors grow by it.
+    pattern : (W,) int64
+        Which of them each voxel has.
     """
     n_moved, n_tested, n_rows = moved.shape
     flat = rows.reshape(n_rows, -1)
@@ -230,16 +232,16 @@ def incomplete_shares(
     if n_tested == 1:
         scale = _root(kept, left[:, 0, 0]).astype(effect.dtype)
         share: NDArray[np.floating] = effect[:, 0] * scale[pattern].T
-        return (share if signed else share * share), kept[pattern].T
+        return (share if signed else share * share), kept, pattern
     matrices = np.moveaxis(left.astype(np.float64), 0, 2).reshape(n_tested, n_tested, -1)
     factors, kept = _factors(matrices, kept.reshape(-1))
     factors = factors.reshape(n_tested, n_tested, -1, n_moved)[:, :, pattern]
     right = effect.transpose(1, 2, 0).reshape(n_tested, 1, -1).astype(np.float64)
     white_effect = solve_lower(factors.reshape(n_tested, n_tested, -1), right)
     explained = np.sum(white_effect**2, axis=(0, 1)).reshape(-1, n_moved)
-    kept = kept.reshape(-1, n_moved)[pattern].T
-    explained = np.where((kept > _MIN_LEFT) & np.isfinite(explained.T), explained.T, 0.0)
-    return np.ascontiguousarray(explained, dtype=effect.dtype), kept
+    kept = kept.reshape(-1, n_moved)
+    explained = np.where((kept[pattern] > _MIN_LEFT) & np.isfinite(explained), explained, 0.0)
+    return np.ascontiguousarray(explained.T, dtype=effect.dtype), kept, pattern
 
 
 def incomplete_pairs(

@@ -386,7 +386,9 @@ class _Batch:
         top = np.fmax.reduce(size, axis=1, initial=-np.inf)
         largest = product_error(len(tile.values), float(top.max(initial=0.0))) + noise
         slack = float((grows * largest)[~whole].max(initial=0.0))
-        self._defer(_Pairs(tile, *self._candidates(size, top, slack, freedom), counts, maps))
+        self._defer(
+            _Pairs(tile, *self._candidates(size, top, slack, np.asarray(freedom, dtype=np.float32)), counts, maps)
+        )
 
     def maxima(self) -> Array:
         """The largest statistic under each rearrangement: (b,), as a share or on its scale."""
@@ -404,12 +406,12 @@ class _Batch:
         found[:, tile.complete], grown[tile.complete], noise[tile.complete] = share, grows, tile.noise
         others = tile.others
         if others is not None and rows.moved is not None and rows.weighed is not None:
-            share, left = incomplete_shares(
+            share, left, pattern = incomplete_shares(
                 others, rows.moved, rows.weighed, others.values, slice(None), self.test.signed
             )
             known = others.freedom > 0
             found[:, tile.gaps] = np.where(known, share, np.nan)
-            grown[tile.gaps] = np.where(known, self._growth(left.min(axis=0)), 0.0)
+            grown[tile.gaps] = np.where(known, self._growth(left.min(axis=1))[pattern], 0.0)
             noise[tile.gaps] = np.where(known, others.noise, 0.0)
         return found[self.kept], grown, noise
 
@@ -425,7 +427,7 @@ class _Batch:
         return shares(products, self.test.n_tested, self.test.signed)
 
     def _candidates(
-        self, size: NDArray[np.float32], top: NDArray[np.float32], error: float, freedom: float | Array
+        self, size: NDArray[np.float32], top: NDArray[np.float32], error: float, freedom: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
         """Rearrangements and voxels, of sizes (b, W) of which `top` (b,) is the largest, that may be the largest."""
         with np.errstate(invalid="ignore"):
@@ -439,17 +441,16 @@ class _Batch:
             least = top[rows] - slack
             if self.test.uneven:
                 best = np.where(np.isnan(reach[rows]), -np.inf, reach[rows]).argmax(axis=1)
-                least = self._with_slack(size[rows, best] - np.float32(error), np.asarray(freedom)[best], -1)
+                least = self._with_slack(size[rows, best] - np.float32(error), freedom[best], -1)
             self.floor[rows] = np.maximum(self.floor[rows], least)
             found, columns = np.nonzero(reach[rows] + slack >= self.floor[rows, None])
         rows = rows[found]
         return rows, columns, reach[rows, columns] + slack
 
-    def _with_slack(self, size: NDArray[np.floating], freedom: float | Array, sign: int) -> NDArray[np.floating]:
+    def _with_slack(self, size: NDArray[np.floating], freedom: NDArray[np.float32], sign: int) -> NDArray[np.floating]:
         """Sizes on their scale, and a little beyond: they are rounded there as well."""
-        scaled = on_scale(np.minimum(size, 1), self.test, freedom)
-        moved: NDArray[np.floating] = scaled + np.float32(sign * 1e-5) * np.abs(scaled)
-        return moved
+        scaled = on_scale(size, self.test, freedom)
+        return scaled + np.float32(sign * 1e-3) if self.test.signed else scaled * np.float32(1 + sign * 1e-5)
 
     def _defer(self, pairs: _Pairs) -> None:
         """Keep pairs for later, when those of many tiles are computed together."""
@@ -552,8 +553,8 @@ class _Batch:
         if gap and tile.others is not None and rows.moved is not None and rows.weighed is not None:
             places, others = np.searchsorted(tile.gaps, columns), tile.others
             values = joined(others.values, others.rest, places)
-            found = incomplete_shares(others, rows.moved, rows.weighed, values, places, test.signed)
-            return *found, others.noise[places]
+            share, kept, pattern = incomplete_shares(others, rows.moved, rows.weighed, values, places, test.signed)
+            return share, kept[pattern].T, others.noise[places]
         places = np.searchsorted(tile.complete, columns)
         values = joined(tile.values, tile.rest, places)
         if test.groups is None:
