@@ -414,6 +414,7 @@ def test_runs_without_a_mask_are_named(dataset, output):
     assert any("no brain mask" in note and "sub-02_task-x_run-1" in note for note in notes)
 
 
+@pytest.mark.filterwarnings("ignore:slice_time_ref is 0.5, but StartTime:UserWarning")
 def test_how_it_was_made_is_said(dataset, output):
     analyse(dataset, output, subjects=["01"], filters={"run": [1]}, precision_weighted=True, slice_time_ref=0.5)
     made = json.loads((output / "first_level.json").read_text())
