@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from daskglm.cluster import connect
+from daskglm.errors import OutputError
+from daskglm.io.files import write_bytes
 from daskglm.io.nifti import write_image
 from daskglm.io.results import prepare_output
 from daskglm.models.convert import convert
@@ -99,6 +101,7 @@ def run_demo(output: str, n_subjects: int, console: Console) -> GroupResult:
         The analysis; a picture ``demo.png`` lies beside the cohort, the store and the maps.
     """
     folders = {name: os.path.join(output, name) for name in ("cohort", "results")}
+    _check_folder(output)
     prepare_output(folders["results"], overwrite=True)
     os.makedirs(folders["cohort"], exist_ok=True)
     console.print(f"Simulating {n_subjects} subjects; the image grows with age in two places, sex does nothing")
@@ -117,6 +120,14 @@ def run_demo(output: str, n_subjects: int, console: Console) -> GroupResult:
     draw_demo(result, cohort.slope, cohort.mask, picture)
     console.print(f"Picture: {picture}", markup=False)
     return result
+
+
+def _check_folder(output: str) -> None:
+    """Raise where a folder holds anything that is not of an earlier demo, and mark it as one."""
+    mark = os.path.join(output, ".daskglm-demo")
+    if os.path.isdir(output) and os.listdir(output) and not os.path.exists(mark):
+        raise OutputError(f"{output} holds other files than those of a demo; choose an empty or new folder")
+    write_bytes(mark, b"")
 
 
 def _brain(affine: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

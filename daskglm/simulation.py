@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from daskglm.design.first_level import frame_times, make_first_level_design_matrix
 from daskglm.io.files import write_bytes
 from daskglm.io.nifti import write_image
+from daskglm.io.ownership import check_ours
 
 Array = NDArray[np.float64]
 # Centre and half axes of the brain in mm: about the box of the MNI templates.
@@ -246,11 +247,12 @@ def simulate_bids(
     ages = np.random.default_rng(seed).uniform(20, 80, n_subjects).round(1)
     names = [f"sub-{index + 1:02d}" for index in range(n_subjects)]
     participants = pd.DataFrame({"participant_id": names, "age": ages})
-    _write_table(participants, os.path.join(folder, "participants.tsv"))
+    check_ours(os.path.join(folder, "dataset_description.json"), "folder")
     derivatives = os.path.join(folder, "derivatives", "fmriprep")
     for root, kind in ((folder, "raw"), (derivatives, "derivative")):
-        about = {"Name": "Simulated", "BIDSVersion": "1.9.0", "DatasetType": kind}
+        about = {"Name": "Simulated", "BIDSVersion": "1.9.0", "DatasetType": kind, "GeneratedBy": [{"Name": "daskglm"}]}
         write_bytes(os.path.join(root, "dataset_description.json"), json.dumps(about).encode())
+    _write_table(participants, os.path.join(folder, "participants.tsv"))
     for subject, (name, age) in enumerate(zip(names, ages, strict=True)):
         scaled = {kind: effect * (1 + age_effect * (age - 50)) for kind, effect in effects.items()}
         for run in range(n_runs):

@@ -12,9 +12,11 @@ from typing import Any
 import click
 
 from daskglm.errors import MissingDependencyError, OutputError, ParameterError
+from daskglm.io.files import read_bytes
 from daskglm.io.provenance import LOG, logged_to
 
 _ANY_WIDTH = 10_000
+_REPORT_TITLE = b"Dask Performance Report"
 
 
 def exclude_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,6 +161,10 @@ def _check_report(path: str, cluster: str | None) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
         raise OutputError(f"cannot write the performance report to {path}; choose a file in a folder that exists")
+    if os.path.exists(path) and _REPORT_TITLE not in read_bytes(path):
+        raise OutputError(
+            f"{path} is no performance report, so it is not replaced; choose another --performance-report"
+        )
 
 
 def console() -> Any:

@@ -9,6 +9,7 @@ import click
 from daskglm.cli.options import example
 from daskglm.errors import MissingDependencyError
 from daskglm.io.files import exists, is_url, join, list_names, remove
+from daskglm.io.ownership import check_ours, is_ours
 from daskglm.io.provenance import redact
 from daskglm.io.results import PROVENANCE
 
@@ -37,6 +38,7 @@ def report(folders: tuple[str, ...], output: str | None) -> None:
     found = [inner for folder in folders for inner in _results(folder)]
     if len(folders) == 1 and found == list(folders):
         path = output or join(found[0], REPORT)
+        check_ours(path, "--output")
         generate_report(found[0]).save_as_html(path)
         click.echo(f"report: {path}")
         return
@@ -48,6 +50,7 @@ def report(folders: tuple[str, ...], output: str | None) -> None:
             generate_report(folder).save_as_html(path)
             click.echo(f"report: {path}")
     several = output or (join(folders[0], _STUDY) if len(folders) == 1 else _STUDY)
+    check_ours(several, "--output")
     click.echo(f"study: {study_report(found or folders, several)}")
 
 
@@ -63,9 +66,11 @@ def write_report(folder: str, no_report: bool) -> None:
     """
     path = join(folder, REPORT)
     try:
-        remove(path)
+        if is_ours(path):
+            remove(path)
         if no_report:
             return
+        check_ours(path)
         from daskglm.report.of_folders import generate_report
 
         generate_report(folder).save_as_html(path)

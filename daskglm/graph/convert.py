@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from daskglm.errors import DaskGLMError, StorageError
 from daskglm.graph.compute import compute, shared, task
-from daskglm.graph.images import Preparation, read_prepared, read_with_checksum
+from daskglm.graph.images import Preparation, part_of_zeros, read_prepared, read_with_checksum
 from daskglm.graph.progress import Work
 from daskglm.io.files import state
 from daskglm.io.store import SAMPLES_PER_CHUNK
@@ -30,10 +30,13 @@ class Receipt:
         Names of the samples that are now in the store.
     faults : dict
         Name of each sample left out, and why.
+    zeros : dict
+        Name of each sample, and the part of the voxels at which it is zero and others of the task are not.
     """
 
     written: list[str]
     faults: dict[str, str]
+    zeros: dict[str, float]
 
 
 def write_files(
@@ -42,6 +45,7 @@ def write_files(
     columns: Mapping[str, Any],
     how: Preparation,
     on_error: str,
+    dtype: Any = np.float32,
     progress: str | None = None,
 ) -> list[Receipt]:
     """Convert files into a store, each chunk of samples in a task of its own.
@@ -58,13 +62,15 @@ def write_files(
         What happens to each image.
     on_error : {"stop", "quarantine"}
         Raise at the first file that cannot be read, or leave its sample out and go on.
+    dtype : numpy dtype
+        Of the values of the store.
     progress : str or None
         Show a progress bar under this name.
 
     Returns
     -------
     list of Receipt
-        One a task. The peak memory of a task is one chunk: 64 x V float32.
+        One a task. The peak memory of a task is one chunk: 64 x V values.
     """
     names, paths = list(files), list(files.values())
     kinds = {name: np.zeros(1, object if name == "source" else np.int64) for name in SOURCE_COLUMNS}
@@ -74,7 +80,8 @@ def write_files(
         part = slice(done, done + target.rows.size)
         done = part.stop
         own = {name: values[part] for name, values in columns.items()}
-        tasks.append(task("write-chunk", _write_chunk, store, target, names[part], paths[part], own, once, on_error))
+        sources = dict(zip(names[part], paths[part], strict=True))
+        tasks.append(task("write-chunk", _write_chunk, store, target, sources, own, once, on_error, dtype))
     work = None if progress is None else Work(progress, len(names), "write-chunk")
     return list(compute(*tasks, progress=work))
 
@@ -164,14 +171,15 @@ def _count_chunk(files: Mapping[str, str], how: Preparation, on_error: str) -> t
 def _write_chunk(
     store: str,
     target: Rows,
-    names: Sequence[str],
-    paths: Sequence[str],
+    files: Mapping[str, str],
     columns: Mapping[str, Any],
     how: Preparation,
     on_error: str,
+    dtype: Any,
 ) -> Receipt:
     """Read the files of one chunk, verified, and write the chunk whole."""
-    data = np.full((len(paths), how.space.voxels.size), np.nan, np.float32)
+    names, paths = list(files), list(files.values())
+    data = np.full((len(paths), how.space.voxels.size), np.nan, dtype)
     written, faults = list(names), {}
     sources = {name: np.zeros(len(paths), np.int64) for name in SOURCE_COLUMNS[1:]}
     for index, (name, path) in enumerate(zip(names, paths, strict=True)):
@@ -188,4 +196,5 @@ def _write_chunk(
                 raise
             written[index], faults[name] = "", str(error)
     write_samples(store, target, data, written, {**columns, "source": np.array(paths, dtype=object), **sources})
-    return Receipt([name for name in written if name], faults)
+    zeros = {name: float(part) for name, part in zip(written, part_of_zeros(data), strict=True) if name}
+    return Receipt(list(zeros), faults, zeros)

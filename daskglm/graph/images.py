@@ -1,6 +1,6 @@
 """Images as lazy (sample, voxel) arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from daskglm.errors import CorruptImageError, ImageError, MissingDependencyError, SpaceError
+from daskglm.errors import CorruptImageError, ImageError, MissingDependencyError, SpaceError, listing
 from daskglm.graph.compute import shared
 from daskglm.io.files import each
-from daskglm.io.nifti import NiftiHeader, checksum, read_header, read_values
+from daskglm.io.formats import NiftiHeader
+from daskglm.io.nifti import checksum, read_header, read_values
 from daskglm.kernels.smoothing import smooth
 from daskglm.schema.space import VolumeSpace
 
@@ -23,6 +24,7 @@ from daskglm.schema.space import VolumeSpace
 _BLOCK_VALUES = 2**22
 _BLOCK_SAMPLES = (32, 64)
 _REMEDY = "restore the image or drop its subject"
+_FAULTS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,28 @@ def own_values(values: NDArray[Any], prepared: NDArray[Any], how: Preparation) -
     return np.take(values, how.space.voxels, axis=1) if how.treats else prepared
 
 
+def part_of_zeros(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Part of the voxels at which an image is exactly zero and another is not; none of counts and labels.
+
+    Parameters
+    ----------
+    values : (m, V) array
+        Images; memory holds some rows more, not all.
+
+    Returns
+    -------
+    (m,) float64
+    """
+    anywhere, fractions = np.zeros(values.shape[1], bool), False
+    for row in values:
+        observed = row[np.isfinite(row)]
+        fractions |= bool((observed != np.floor(observed)).any())
+        anywhere |= np.isfinite(row) & (row != 0)
+    if not fractions:
+        return np.zeros(len(values))
+    return np.array([(anywhere & (row == 0)).mean() for row in values])
+
+
 def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> NDArray[Any]:
     """Read one file, verified, as vectors (m, V): one row a volume.
 
@@ -243,6 +267,28 @@ def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHead
     scanned = each(lambda path: _scan(path, how, alone=len(paths) == 1), paths)
     faults = {path: error for path, (_, error) in zip(paths, scanned, strict=True) if error is not None}
     return [header for header, _ in scanned], faults
+
+
+def raise_faults(faults: Mapping[str, Exception]) -> None:
+    """Raise where files cannot be used: the first, with what is wrong with the others.
+
+    Parameters
+    ----------
+    faults : mapping of str to Exception
+        Path to what is wrong with it.
+
+    Raises
+    ------
+    ImageError
+        Of the class of the first.
+    """
+    if not faults:
+        return
+    first, *others = faults.values()
+    if not others:
+        raise first
+    told = listing((str(error).partition(";")[0] for error in others), _FAULTS_SHOWN)
+    raise type(first)(f"{first}. {len(others)} more cannot be used: {told}")
 
 
 def _scan(path: str, how: Preparation, alone: bool) -> tuple[NiftiHeader | None, Exception | None]:

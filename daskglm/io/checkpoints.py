@@ -10,7 +10,7 @@ from daskglm.io.cache import load_moments, save_moments
 from daskglm.io.locks import place_of
 from daskglm.kernels.moments import Moments
 
-_NAME = re.compile(r"\d{5}-\d{5}\.npz")
+_NAME, _KEY = re.compile(r"\d{5}-\d{5}\.npz"), re.compile(r"[0-9a-f]{32}")
 
 
 def checkpoint_folder(output: str, key: str) -> str:
@@ -78,11 +78,11 @@ def forget_checkpoints(output: str, but: str | None = None) -> None:
     """
     folder = _all(output)
     try:
-        for name in files.list_names(folder):
-            if name != but:
-                files.remove(files.join(folder, name))
-        if but is None:
-            files.remove(folder)
+        for key in files.list_names(folder):
+            if key != but and _KEY.fullmatch(key):
+                for name in finished(files.join(folder, key)):
+                    files.remove(files.join(folder, key, name))
+        files.remove_empty(folder)
     except OSError as error:
         raise OutputError(f"cannot remove {folder}: {error.strerror or error}; make it writable") from error
 

@@ -23,6 +23,7 @@ from daskglm.io.confound_strategies import (
     missing_nilearn,
     need_nilearn,
 )
+from daskglm.io.files import absent as absent_content
 from daskglm.io.tables import read_table, table_text
 
 _MISSING = ["n/a", "", "nan", "NaN", "NA", "N/A"]
@@ -238,6 +239,8 @@ def _stage(confounds: str, table: pd.DataFrame, folder: str, strategies: Mapping
     """Write a table, and copy its JSON file, under names that nilearn knows; the name of their image."""
     metadata = f"{os.path.splitext(confounds)[0]}.json"
     table.to_csv(os.path.join(folder, "sub-x_desc-confounds_timeseries.tsv"), sep="\t", index=False, na_rep="n/a")
+    if absent := absent_content(metadata):
+        raise DesignError(f"cannot read {metadata}: {'; '.join(absent)}")
     if os.path.isfile(metadata):
         shutil.copyfile(metadata, os.path.join(folder, "sub-x_desc-confounds_timeseries.json"))
     elif "compcor" in strategies:

@@ -1,13 +1,14 @@
 """What is known of a store while it is made, beside it: so that whatever interrupts the making can be mended."""
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from daskglm.errors import OutputError
 from daskglm.io import files
 from daskglm.io.locks import place_of
+from daskglm.io.store_files import ARRAYS, array_names, remove_partial_files, remove_store
 
 _CREATION = "creation.json"
 
@@ -44,16 +45,10 @@ def mend_store(store: str) -> None:
     state = _creation(store)
     try:
         if state.get("created") is False:
-            files.remove(store)
+            remove_store(store, map(str, state.get(ARRAYS, ())))
             files.remove(_path(store))
-        elif state and not files.is_url(store):
-            for folder, _, names in os.walk(store, topdown=False):
-                for name in names:
-                    if name.endswith(".partial"):
-                        with suppress(FileNotFoundError):
-                            os.remove(os.path.join(folder, name))
-                with suppress(OSError):  # of an array whose first file was not whole; others are not empty
-                    os.rmdir(folder)
+        elif state:
+            remove_partial_files(store)
     except OSError as error:
         raise OutputError(f"cannot mend {store}: {error.strerror or error}; make it writable") from error
 
@@ -95,7 +90,7 @@ def creation(store: str, key: str) -> Iterator[None]:
     OutputError
         Where that cannot be written.
     """
-    _tell(store, key, False)
+    _tell(store, key, False, array_names(store))
     yield
     _tell(store, key, True)
 
@@ -124,15 +119,15 @@ def forget_creation(store: str) -> None:
         files.remove(_path(store))
 
 
-def _tell(store: str, key: str, created: bool) -> None:
+def _tell(store: str, key: str, created: bool, arrays: Sequence[str] = ()) -> None:
     """Write how far the creation is."""
     try:
-        files.write_bytes(_path(store), json.dumps({"key": key, "created": created}).encode())
+        files.write_bytes(_path(store), json.dumps({"key": key, "created": created, ARRAYS: arrays}).encode())
     except OSError as error:
         raise OutputError(f"cannot write beside {store}: {error.strerror or error}; choose another output") from error
 
 
-def _creation(store: str) -> dict[str, object]:
+def _creation(store: str) -> dict[str, Any]:
     """How far the creation is; empty where nothing is known."""
     try:
         held = json.loads(files.read_bytes(_path(store)))

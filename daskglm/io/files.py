@@ -2,18 +2,25 @@
 
 import fnmatch
 import glob
+import hashlib
 import os
 import posixpath
-import shutil
+import re
+import shlex
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from daskglm.io import objects
 
 _AT_ONCE = 16
+# What is being written has a name that nobody else gives, so that after an interruption it is known.
+PARTIAL = ".daskglm-partial-"
+_PARTIAL = re.compile(rf"{re.escape(PARTIAL)}\d+-.+", re.DOTALL)
+_HALF = re.compile(r"(?P<stem>.+)\.(?P<end>hdr|img|head|brik)(?:\.gz)?", re.DOTALL | re.IGNORECASE)
 T = TypeVar("T")
 
 
@@ -68,6 +75,36 @@ def exists(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def absent(path: str) -> tuple[str, str] | None:
+    """What a file lacks whose content is kept elsewhere, as by DataLad or Git LFS, and how to get it.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+
+    Returns
+    -------
+    tuple of str, or None
+        What is wrong and what to do; None where it is a file like others.
+    """
+    if is_url(path):
+        return None
+    get = f"get it: datalad get {shlex.quote(path)}"
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"it is a link to {os.readlink(path)}, and nothing is there: its content is not on this machine", get
+    try:
+        with open(path, "rb") as file:
+            start = file.read(40)
+    except OSError:
+        return None
+    if start.startswith(b"/annex/objects/"):
+        return "it is a pointer to content that is not on this machine", get
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS to content that is not on this machine", "get it: git lfs pull"
+    return None
 
 
 def list_names(folder: str) -> list[str]:
@@ -184,6 +221,28 @@ def each(function: Callable[[str], T], paths: Sequence[str]) -> list[T]:
         return list(pool.map(function, paths))
 
 
+def parts(path: str) -> list[str]:
+    """The files of an image: two where one has its header and one its values (.hdr and .img, .HEAD and .BRIK).
+
+    Parameters
+    ----------
+    path : str
+        Path or URL of one of them.
+
+    Returns
+    -------
+    list of str
+        That of the header first; a URL, and any other file, is alone.
+    """
+    found = None if is_url(path) else _HALF.fullmatch(path)
+    if found is None:
+        return [path]
+    both = [["hdr", "HDR", "HEAD", "head"], ["img", "IMG", "BRIK", "brik"]]
+    kind = slice(0, 2) if found["end"].lower() in ("hdr", "img") else slice(2, 4)
+    names = [f"{found['stem']}.{end}{more}" for ends in both for end in ends[kind] for more in ("", ".gz")]
+    return [name for name in names if os.path.isfile(name)] or [path]
+
+
 def state(path: str) -> tuple[int, int]:
     """Size of a file, and a number that changes when it does.
 
@@ -206,8 +265,49 @@ def state(path: str) -> tuple[int, int]:
     """
     if is_url(path):
         return objects.object_state(path)
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+    found = [os.stat(part) for part in parts(path)]
+    return sum(status.st_size for status in found), max(status.st_mtime_ns for status in found)
+
+
+def identical(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Files that have the bytes of another before them, by their sizes, a part of them and a checksum.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Files, or URLs, which are told apart by their ETags.
+
+    Returns
+    -------
+    list of (str, str)
+        That other file, and the file.
+    """
+    alike = each(_signature, paths)
+    often = {key for key, count in Counter(alike).items() if count > 1}
+    seen: dict[Any, str] = {}
+    found = []
+    for path, key in zip(paths, alike, strict=True):
+        if key in often:
+            first = seen.setdefault(key if is_url(path) else (key, _digest(path)), path)
+            if first != path:
+                found.append((first, path))
+    return found
+
+
+def _signature(path: str) -> tuple[int, Any]:
+    """Size of a file and some bytes of its middle; of a URL its state."""
+    if is_url(path):
+        return state(path)
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(size // 2)
+        return size, file.read(2**14)
+
+
+def _digest(path: str) -> str:
+    """Checksum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -230,7 +330,7 @@ def write_bytes(path: str, data: bytes) -> None:
         return
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
-    partial = os.path.join(folder, f".partial-{os.getpid()}-{name}")
+    partial = os.path.join(folder, f"{PARTIAL}{os.getpid()}-{name}")
     try:
         with open(partial, "wb") as file:
             file.write(data)
@@ -272,7 +372,7 @@ def create_bytes(path: str, data: bytes) -> bool:
         return True
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
-    partial = os.path.join(folder, f".partial-{os.getpid()}-{threading.get_ident()}-{name}")
+    partial = os.path.join(folder, f"{PARTIAL}{os.getpid()}-{threading.get_ident()}-{name}")
     try:
         with open(partial, "wb") as file:
             file.write(data)
@@ -286,7 +386,9 @@ def create_bytes(path: str, data: bytes) -> bool:
 
 
 def remove(path: str) -> None:
-    """Remove a file, or a folder with all that is in it; nothing where there is none.
+    """Remove one file, of a link the link; nothing where there is none.
+
+    Nothing here removes a folder with what is in it: whoever removes files names each of them.
 
     Parameters
     ----------
@@ -296,16 +398,68 @@ def remove(path: str) -> None:
     Raises
     ------
     OSError
-        Where it cannot be removed.
+        Where it cannot be removed, or is a folder.
     """
     if is_url(path):
-        objects.remove_objects(path)
+        objects.remove_object(path)
         return
     with suppress(FileNotFoundError):
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.remove(path)
+        os.remove(path)
+
+
+def remove_empty(folder: str) -> None:
+    """Remove a folder on disk with the folders in it, as far as no file is in them; links stay.
+
+    Parameters
+    ----------
+    folder : str
+        Path; of a URL nothing is there to be removed.
+    """
+    if is_url(folder) or os.path.islink(folder):
+        return
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            os.rmdir(place)
+
+
+def remove_partial(folder: str) -> None:
+    """Remove what killed processes were writing directly within a folder: known by its names, see ``PARTIAL``.
+
+    Parameters
+    ----------
+    folder : str
+        Path; objects are never partial.
+    """
+    for name in () if is_url(folder) else list_names(folder):
+        place = os.path.join(folder, name)
+        if not _PARTIAL.fullmatch(name) or os.path.islink(place):
+            continue
+        with suppress(OSError):
+            if os.path.isdir(place):
+                for inner in os.listdir(place):
+                    remove(os.path.join(place, inner))
+                os.rmdir(place)
+            else:
+                remove(place)
+
+
+def list_below(folder: str) -> list[str]:
+    """Paths, relative to a folder and with slashes, of all files below it; links to folders are not followed.
+
+    Parameters
+    ----------
+    folder : str
+        Folder or URL.
+
+    Returns
+    -------
+    list of str
+        Sorted; empty where there is no such folder.
+    """
+    if is_url(folder):
+        return objects.list_objects(folder, recursive=True)
+    found = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+    return sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in found)
 
 
 def _matches(parts: list[str], pattern: list[str]) -> bool:

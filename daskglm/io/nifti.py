@@ -1,4 +1,4 @@
-"""NIfTI files, read to their end and checked on the way."""
+"""Image files, read to their end and checked on the way."""
 
 import os
 from collections.abc import Iterator
@@ -9,62 +9,22 @@ from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from daskglm.errors import CorruptImageError, ParameterError, StorageError
 from daskglm.io import files
+from daskglm.io.formats import NiftiHeader, check_size, header_apart, parse_header
+from daskglm.io.objects import check_bucket
 
 try:  # two to three times the standard library's speed, with the same interface and checks
     _zlib: Any = import_module("isal.isal_zlib")
 except ImportError:
     _zlib = import_module("zlib")
 
-_HEADER_BYTES = 352
 _GZIP_WRAPPER = 31
-# DEFLATE cannot expand its input more than this.
-_MAX_EXPANSION = 1032
 _READ_BYTES = 2**22
-# Integers this short are exact in float32, without scaling (nilearn's rule for masked data).
-_EXACT_IN_FLOAT32 = (np.uint8, np.int8, np.int16, np.uint16)
-
-
-@dataclass(frozen=True)
-class NiftiHeader:
-    """What is needed of a header to read the values of an image.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Shape, trailing dimensions of one dropped beyond the third.
-    affine : (4, 4) float64
-        Voxel indices to mm.
-    on_disk, in_memory : numpy.dtype
-        Type of the stored values, and float32 or float64, of the scaled ones.
-    slope, intercept : float
-        Scaling; 1 and 0 where the header has none.
-    offset : int
-        Bytes before the values.
-    raw : bytes
-        The header's first 348 bytes.
-    crc32 : int or None
-        CRC-32 of the file as it is on disk, where reading the values met every byte of it.
-    """
-
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
-    on_disk: np.dtype[Any]
-    in_memory: np.dtype[Any]
-    slope: float
-    intercept: float
-    offset: int
-    raw: bytes
-    crc32: int | None = None
-
-    @property
-    def n_bytes(self) -> int:
-        """Length of a whole file with this header, decompressed."""
-        return self.offset + int(np.prod(self.shape, dtype=object)) * self.on_disk.itemsize
 
 
 class _GzipStream:
@@ -101,12 +61,12 @@ class _GzipStream:
 
 
 def read_header(path: str) -> NiftiHeader:
-    """Read and check the header of a NIfTI file.
+    """Read and check the header of an image.
 
     Parameters
     ----------
     path : str
-        A .nii or .nii.gz file.
+        A file that nibabel reads, or a URL of one in a single file.
 
     Returns
     -------
@@ -117,10 +77,8 @@ def read_header(path: str) -> NiftiHeader:
     CorruptImageError
         Where the file is empty or missing, is no NIfTI, or is too short for the size its header promises.
     """
-    with _faults(path), files.open_binary(path) as file:
-        size = _size(file)
-        stream, is_gzip = _stream(file, _HEADER_BYTES * 8)
-        return _parse_header(stream.read(_HEADER_BYTES), size, is_gzip)
+    with _faults(path), _opened(path, 4096) as opened:
+        return opened.header
 
 
 def read_values(path: str, volumes: slice = slice(None)) -> tuple[NiftiHeader, NDArray[Any]]:
@@ -129,7 +87,7 @@ def read_values(path: str, volumes: slice = slice(None)) -> tuple[NiftiHeader, N
     Parameters
     ----------
     path : str
-        A .nii or .nii.gz file or URL. A compressed one is read to its end: the CRC and length in the gzip
+        A file that nibabel reads, or URL. A compressed one is read to its end: the CRC and length in the gzip
         trailer and the length that the header promises are all checked, before any value is returned. A URL is
         read once, in order, and not kept on disk.
     volumes : slice
@@ -147,26 +105,26 @@ def read_values(path: str, volumes: slice = slice(None)) -> tuple[NiftiHeader, N
     CorruptImageError
         Naming the file and the fault.
     """
-    with _faults(path), files.open_binary(path) as file:
-        size = _size(file)
-        stream, is_gzip = _stream(file, min(size, _READ_BYTES))
-        head = stream.read(_HEADER_BYTES)
-        header = _parse_header(head, size, is_gzip)
-        n_volumes = header.shape[3] if len(header.shape) > 3 else 1
-        volume_size = int(np.prod(header.shape[:3]))
+    with _faults(path), _opened(path) as opened:
+        header, file = opened.header, opened.file
+        n_volumes, volume_size = _n_volumes(header), int(np.prod(header.shape[:3]))
         first, last, _ = volumes.indices(n_volumes)
-        if is_gzip:
-            stored = _read_volumes(stream, header, volume_size, first, last)
-            header = replace(header, crc32=stream.crc32)
+        if header.foreign:
+            return header, _read_foreign(path, first, last)
+        if opened.is_gzip:
+            stored = _read_volumes(opened, volume_size, first, last)
+            header = replace(header, crc32=None if header.data else opened.stream.crc32)
         elif files.is_url(path):
             n_bytes = volume_size * header.on_disk.itemsize
             file.seek(header.offset + first * n_bytes)
             data = file.read((last - first) * n_bytes)
             stored = np.frombuffer(data, header.on_disk).reshape(last - first, volume_size)
-            if last - first == n_volumes and header.offset == len(head):
-                header = replace(header, crc32=_zlib.crc32(data, _zlib.crc32(head)))
+            if last - first == n_volumes and header.offset == len(opened.head) and header.whole:
+                header = replace(header, crc32=_zlib.crc32(data, _zlib.crc32(opened.head)))
         else:
-            whole: NDArray[Any] = np.memmap(path, header.on_disk, "r", header.offset, (n_volumes, volume_size))
+            whole: NDArray[Any] = np.memmap(
+                header.data or path, header.on_disk, "r", header.offset, (n_volumes, volume_size)
+            )
             stored = whole[first:last]
     return header, _scale(stored, header)
 
@@ -177,8 +135,8 @@ def stream_volumes(path: str, start: int = 0, stop: int | None = None) -> Iterat
     Parameters
     ----------
     path : str
-        A .nii or .nii.gz file or URL. A compressed one is read from its beginning to its end, whatever is asked for,
-        and its CRC and length are checked after the last volume was given out: what was made of the volumes
+        A file that nibabel reads, or URL. A compressed one is read from its beginning to its end, whatever is asked
+        for, and its CRC and length are checked after the last volume was given out: what was made of the volumes
         counts only once the stream has ended without an error.
     start, stop : int
         The volumes to give out; all by default.
@@ -193,23 +151,24 @@ def stream_volumes(path: str, start: int = 0, stop: int | None = None) -> Iterat
     CorruptImageError
         Naming the file and the fault.
     """
-    with _faults(path), files.open_binary(path) as file:
-        size = _size(file)
-        stream, is_gzip = _stream(file, min(size, _READ_BYTES))
-        header = _parse_header(stream.read(_HEADER_BYTES), size, is_gzip)
-        n_volumes = header.shape[3] if len(header.shape) > 3 else 1
+    with _faults(path), _opened(path) as opened:
+        header, stream = opened.header, opened.stream
+        n_volumes = _n_volumes(header)
         stop = n_volumes if stop is None else stop
+        if header.foreign:
+            yield from (row for volume in range(start, stop) for row in _read_foreign(path, volume, volume + 1))
+            return
         n_bytes = int(np.prod(header.shape[:3])) * header.on_disk.itemsize
-        if is_gzip:
-            _skip(stream, header.offset - _HEADER_BYTES + start * n_bytes)
+        if opened.is_gzip:
+            _skip(stream, header.offset - len(opened.head) + start * n_bytes)
         else:
-            file.seek(header.offset + start * n_bytes)
+            opened.file.seek(header.offset + start * n_bytes)
         for volume in range(start, stop):
             data = stream.read(n_bytes)
             if len(data) < n_bytes:
                 raise CorruptImageError(f"it ends in volume {volume} of {n_volumes}")
             yield _scale(np.frombuffer(data, dtype=header.on_disk), header)
-        if is_gzip:
+        if opened.is_gzip:
             _check_end(stream, header, (n_volumes - stop) * n_bytes)
 
 
@@ -219,7 +178,7 @@ def read_mask(path: str) -> tuple[NiftiHeader, NDArray[np.bool_]]:
     Parameters
     ----------
     path : str
-        A 3-D .nii or .nii.gz file.
+        A 3-D image.
 
     Returns
     -------
@@ -239,21 +198,22 @@ def read_mask(path: str) -> tuple[NiftiHeader, NDArray[np.bool_]]:
 
 
 def checksum(path: str) -> int:
-    """CRC-32 of the bytes of a file as they are on disk.
+    """CRC-32 of the bytes of an image as they are on disk.
 
     Parameters
     ----------
     path : str
-        A file.
+        A file; of a pair the bytes of both.
 
     Returns
     -------
     int
     """
     value = 0
-    with files.open_binary(path) as file:
-        while block := file.read(_READ_BYTES):
-            value = _zlib.crc32(block, value)
+    for part in files.parts(path):
+        with files.open_binary(part) as file:
+            while block := file.read(_READ_BYTES):
+                value = _zlib.crc32(block, value)
     return value
 
 
@@ -292,47 +252,54 @@ def _stream(file: BinaryIO, read_bytes: int) -> tuple[Any, bool]:
     return (_GzipStream(file, read_bytes), True) if start == b"\x1f\x8b" else (file, False)
 
 
-def _parse_header(head: bytes, file_size: int, is_gzip: bool) -> NiftiHeader:
-    """Check a header against the size of its file and take what reading needs from it."""
-    if len(head) < _HEADER_BYTES - 4:
-        raise CorruptImageError("the file is shorter than a NIfTI header")
-    raw = head[:348]
-    order = ">" if raw[40:42] != raw[40:42][::-1] and not 1 <= int.from_bytes(raw[40:42], "little") <= 7 else "<"
-    fields = nib.Nifti1Header(raw, endianness=order, check=False)
-    if bytes(fields["magic"])[:3] not in (b"n+1",) or not 1 <= fields["dim"][0] <= 7:
-        raise CorruptImageError("it is not a single-file NIfTI-1 image (.nii or .nii.gz)")
-    shape = tuple(int(size) for size in fields.get_data_shape())
-    if len(shape) < 3 or min(shape) < 1 or any(size != 1 for size in shape[4:]):
-        raise CorruptImageError(f"images are 3-D or 4-D with sizes of 1 or more, but the header says {shape}")
-    shape = shape[:4] if len(shape) > 3 and shape[3] > 1 else shape[:3]
-    dtype = fields.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise CorruptImageError(f"images hold real numbers, but the header says {dtype}")
-    slope, intercept = fields.get_slope_inter()
-    scaled = slope not in (None, 1.0) or intercept not in (None, 0.0)
-    single = not scaled and (dtype in _EXACT_IN_FLOAT32 or (dtype.itemsize <= 4 and dtype.kind == "f"))
-    header = NiftiHeader(
-        shape=shape,
-        affine=np.asarray(fields.get_best_affine(), dtype=np.float64),
-        on_disk=dtype,
-        in_memory=np.dtype(np.float32 if single else np.float64),
-        slope=1.0 if slope is None else float(slope),
-        intercept=0.0 if intercept is None else float(intercept),
-        offset=max(int(fields["vox_offset"]), _HEADER_BYTES),
-        raw=raw,
-    )
-    possible = file_size * _MAX_EXPANSION if is_gzip else file_size
-    if header.n_bytes > possible or (not is_gzip and header.n_bytes != file_size):
-        raise CorruptImageError(
-            f"its header promises {header.n_bytes:,} bytes {shape}, but the file has {file_size:,}"
-            + (" compressed" if is_gzip else "")
-        )
-    return header
+@dataclass(frozen=True)
+class _Opened:
+    """An open image: its header, and the stream of the file of its values, of which `head` was read."""
+
+    header: NiftiHeader
+    stream: Any
+    is_gzip: bool
+    file: BinaryIO
+    head: bytes
 
 
-def _read_volumes(stream: _GzipStream, header: NiftiHeader, size: int, first: int, last: int) -> NDArray[Any]:
-    """Read volumes `first` to `last` of a stream past its first 352 bytes, and the stream to its end."""
-    _skip(stream, header.offset - _HEADER_BYTES)
+@contextmanager
+def _opened(path: str, read_bytes: int = _READ_BYTES) -> Iterator[_Opened]:
+    """Open an image and check its header."""
+    apart = header_apart(path)
+    with files.open_binary(path if apart is None else apart.data) as file:
+        size = _size(file)
+        stream, is_gzip = _stream(file, min(size, read_bytes))
+        if apart is None:
+            header, head = parse_header(stream, size, is_gzip)
+        else:
+            header, head = apart, b""
+            if not header.foreign:
+                check_size(header, size, is_gzip)
+        yield _Opened(header, stream, is_gzip, file, head)
+
+
+def _n_volumes(header: NiftiHeader) -> int:
+    """Number of volumes of an image."""
+    return header.shape[3] if len(header.shape) > 3 else 1
+
+
+def _read_foreign(path: str, first: int, last: int) -> NDArray[Any]:
+    """Read volumes of an image as nibabel does; what is compressed is read to its end, and its CRC checked."""
+    image: Any = nib.load(path)
+    for holder in image.file_map.values():
+        if os.path.isfile(holder.filename):
+            with ImageOpener(holder.filename) as file:
+                while file.read(_READ_BYTES):
+                    pass
+    values = image.dataobj[..., first:last] if len(image.shape) > 3 else image.dataobj
+    return np.asarray(values, np.float64).reshape(-1, last - first, order="F").T
+
+
+def _read_volumes(opened: _Opened, size: int, first: int, last: int) -> NDArray[Any]:
+    """Read volumes `first` to `last` of a stream past its header, and the stream to its end."""
+    stream, header = opened.stream, opened.header
+    _skip(stream, header.offset - len(opened.head))
     _skip(stream, first * size * header.on_disk.itemsize)
     wanted = (last - first) * size * header.on_disk.itemsize
     data = stream.read(wanted)
@@ -345,7 +312,10 @@ def _check_end(stream: _GzipStream, header: NiftiHeader, rest: int) -> None:
     """Read a stream to its end, which is due after `rest` bytes; its CRC is checked on the way."""
     if _skip(stream, rest) < rest:
         raise CorruptImageError(f"it decodes to fewer than the {header.n_bytes:,} bytes its header promises")
-    if stream.read(1):
+    if not header.whole:
+        while stream.read(_READ_BYTES):
+            pass
+    elif stream.read(1):
         raise CorruptImageError(f"it decodes to more than the {header.n_bytes:,} bytes its header promises")
 
 
@@ -376,6 +346,18 @@ def _faults(path: str) -> Iterator[None]:
     except (StorageError, ParameterError):  # say nothing of the file
         raise
     except (OSError, EOFError, _zlib.error, ValueError, LookupError, ArithmeticError, HeaderDataError) as error:
-        fault = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        remedy = "restore the file or drop its subject (daskglm convert --on-error quarantine leaves such files out)"
+        fault, remedy = _explained(path, error)
         raise CorruptImageError(f"cannot read {path}: {fault}; {remedy}") from error
+
+
+def _explained(path: str, error: Exception) -> tuple[str, str]:
+    """What is wrong with a file, and what to do."""
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder", f"name the images in it, as in '{files.join(path, '*.nii.gz')}'"
+    absent = files.absent(path)
+    if absent:
+        return absent
+    if files.is_url(path) and isinstance(error, FileNotFoundError):
+        check_bucket(path)
+    fault = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+    return fault, "restore the file or drop its subject (daskglm convert --on-error quarantine leaves such files out)"

@@ -9,11 +9,12 @@ tasks carry URLs.
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -234,8 +235,8 @@ def write_object(url: str, data: bytes, create: bool = False) -> None:
         _again(lambda: obstore.put(store, key, data, mode="create" if create else "overwrite"))
 
 
-def remove_objects(url: str) -> None:
-    """Remove an object, and all objects below it; nothing where there are none.
+def remove_object(url: str) -> None:
+    """Remove one object; nothing where there is none.
 
     Parameters
     ----------
@@ -251,16 +252,13 @@ def remove_objects(url: str) -> None:
         store, key = _object(url)
         if store is None:
             system, path = filesystem(url)
-            if system.exists(path):
-                system.rm(path, recursive=True)
+            with suppress(FileNotFoundError):
+                system.rm_file(path)
             return
         import obstore
 
-        found = [item["path"] for item in _again(lambda: obstore.list(store, prefix=key).collect())]
-        # No answer tells whether there was an object at the URL itself: stores differ.
-        for path in [*found, key]:
-            with suppress(FileNotFoundError):
-                _again(partial(obstore.delete, store, path))
+        with suppress(FileNotFoundError):
+            _again(lambda: obstore.delete(store, key))
 
 
 def list_objects(url: str, recursive: bool) -> list[str]:
@@ -306,6 +304,24 @@ def list_objects(url: str, recursive: bool) -> list[str]:
         return sorted(path.removeprefix(start) for path in paths if path.startswith(start))
 
 
+def check_bucket(url: str) -> None:
+    """Raise where a URL's bucket does not exist, which the absence of an object alone does not tell.
+
+    Parameters
+    ----------
+    url : str
+        URL of an object that is not there.
+
+    Raises
+    ------
+    StorageError
+        Naming the bucket.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("s3", "s3a", "gs"):
+        list_objects(f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}", recursive=False)
+
+
 def connection_lost(error: Exception) -> bool:
     """Tell whether an error of obstore says that a connection was lost, not what a server answered.
 
@@ -323,14 +339,44 @@ def connection_lost(error: Exception) -> bool:
 
 def _again(ask: Callable[[], T]) -> T:
     """What a question gives, asked again after a lost connection."""
-    for wait in WAITS:
+    tries = Tries()
+    for wait in (*WAITS, None):
         try:
             return ask()
         except Exception as error:
-            if not connection_lost(error):
+            tries.add(error)
+            if wait is None or not connection_lost(error):
                 raise
         time.sleep(wait)
-    return ask()
+    raise AssertionError
+
+
+class Tries:
+    """How often and how long something was asked of an object store, written on each of its errors.
+
+    Attributes
+    ----------
+    began : float
+        When, of the monotonic clock.
+    count : int
+        Tries so far.
+    """
+
+    def __init__(self) -> None:
+        self.began, self.count = time.monotonic(), 0
+
+    def add(self, error: Exception) -> None:
+        """Count what an error says of obstore's own tries.
+
+        Parameters
+        ----------
+        error : Exception
+            The error of one more try, on which the count and the time are written.
+        """
+        found = re.search(r"after (\d+) retr", str(error))
+        self.count += 1 + (int(found[1]) if found else 0)
+        with suppress(AttributeError):
+            error.tried = (self.count, time.monotonic() - self.began)  # type: ignore[attr-defined]
 
 
 def _object(url: str) -> tuple[Any, str]:

@@ -12,6 +12,7 @@ from daskglm.errors import OutputError
 from daskglm.io import files
 
 _NAME = re.compile(r"(?P<key>[0-9a-f]+)_(?P<start>\d{9})-(?P<stop>\d{9})\.npz")
+_RECORD = "analysis"
 
 
 def save_unit(
@@ -51,7 +52,7 @@ def save_unit(
 def load_units(
     folder: str, key: str, size: int
 ) -> list[tuple[int, int, dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]]:
-    """Whole units from the first rearrangement on, as far as they follow one another; others are removed.
+    """Whole units from the first rearrangement on, as far as they follow one another; others of the key are removed.
 
     Parameters
     ----------
@@ -70,8 +71,10 @@ def load_units(
     found, expected = [], 0
     for name in files.list_names(folder):
         path, match = files.join(folder, name), _NAME.fullmatch(name)
-        start, stop = (int(match["start"]), int(match["stop"])) if match else (-1, -1)
-        arrays = _read(path) if match and match["key"] == key and start == expected and stop - start == size else None
+        if match is None or match["key"] != key:
+            continue
+        start, stop = int(match["start"]), int(match["stop"])
+        arrays = _read(path) if start == expected and stop - start == size else None
         if arrays is None:
             files.remove(path)
             continue
@@ -80,6 +83,32 @@ def load_units(
         found.append((start, stop, maxima, counts))
         expected = stop
     return found
+
+
+def claim_units(folder: str, analysis: str) -> None:
+    """Say whose the units of an output's own folder are; those of another analysis, which it records, are removed.
+
+    Parameters
+    ----------
+    folder : str
+        Folder, path or URL.
+    analysis : str
+        Hash of the analysis.
+
+    Raises
+    ------
+    OutputError
+        Where they cannot be removed, or the record not be written.
+    """
+    record = files.join(folder, _RECORD)
+    try:
+        before = files.read_bytes(record).decode() if files.exists(record) else analysis
+        for name in files.list_names(folder) if before != analysis else ():
+            if _NAME.fullmatch(name):
+                files.remove(files.join(folder, name))
+        files.write_bytes(record, analysis.encode())
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}; make it writable") from error
 
 
 def count_units(folder: str) -> int:

@@ -5,16 +5,16 @@ Whatever interrupts the writing, every file on disk is named by a receipt, so th
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 
-from daskglm.errors import OutputError
+from daskglm.errors import OutputError, listing
 from daskglm.io import files
 from daskglm.io.nifti import write_image
+from daskglm.io.store_files import remove_store
 
 _ABSENT = -1
 
@@ -52,9 +52,10 @@ def unit(receipt: str, document: Mapping[str, Any], names: Sequence[str]) -> Ite
     Raises
     ------
     OutputError
-        Where writing fails.
+        Where writing fails, or would replace what no receipt names.
     """
     folder = os.path.dirname(receipt)
+    check_place(receipt, names)
     try:
         os.makedirs(folder, exist_ok=True)
         planned = {**document, "files": dict.fromkeys(names), "complete": False}
@@ -66,6 +67,31 @@ def unit(receipt: str, document: Mapping[str, Any], names: Sequence[str]) -> Ite
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"cannot write to {folder}: {error}; free space or choose another output") from error
+
+
+def check_place(receipt: str, names: Iterable[str]) -> None:
+    """Raise where the files of a unit would replace others than its own.
+
+    Parameters
+    ----------
+    receipt : str
+        Path of the receipt.
+    names : iterable of str
+        Names of files beside it.
+
+    Raises
+    ------
+    OutputError
+        Naming what is there.
+    """
+    folder, held = os.path.dirname(receipt), own_receipt(receipt)
+    found = [] if held is not None or not os.path.lexists(receipt) else [os.path.basename(receipt)]
+    own = held.get("files", ()) if held is not None else ()
+    found += [name for name in names if name not in own and os.path.lexists(os.path.join(folder, name))]
+    if found:
+        raise OutputError(
+            f"{folder} already holds {listing(found, 3)}, which daskglm did not write; move it or choose another output"
+        )
 
 
 def write_unit(
@@ -155,17 +181,37 @@ def remove_unit(path: str) -> None:
     OutputError
         Where a file cannot be removed.
     """
-    held, folder = load_receipt(path) or {}, os.path.dirname(path)
-    named = held.get("files")
+    held, folder = own_receipt(path), os.path.dirname(path)
+    if held is None:
+        return
     try:
         if held.get("complete"):
             # Interrupted from here on, the unit is not taken for whole.
             write_text(path, json.dumps({**held, "complete": False}, indent=2))
-        for name in named if isinstance(named, (dict, list)) else ():
+        for name in held["files"]:
             _remove(os.path.join(folder, os.path.basename(str(name))))
         _remove(path)
     except OSError as error:
         raise OutputError(f"cannot remove the files of {path}: {error}; make the folder writable") from error
+
+
+def own_receipt(path: str) -> dict[str, Any] | None:
+    """What a receipt says, complete or not.
+
+    Parameters
+    ----------
+    path : str
+        Path of the receipt.
+
+    Returns
+    -------
+    dict or None
+        None where there is none, it is damaged, or the file is another's.
+    """
+    held = load_receipt(path)
+    if held is None or not {"files", "complete"} <= held.keys():
+        return None
+    return held if isinstance(held["files"], (dict, list)) else {**held, "files": [], "complete": False}
 
 
 def _size(path: str) -> int | None:
@@ -177,8 +223,7 @@ def _size(path: str) -> int | None:
 
 def _remove(path: str) -> None:
     """Remove a file or a store, which another process may have removed before; no other folder."""
-    with suppress(FileNotFoundError):
-        if not os.path.isdir(path):
-            os.remove(path)
-        elif path.endswith(".zarr"):
-            shutil.rmtree(path)
+    if not os.path.isdir(path):
+        files.remove(path)
+    elif path.endswith(".zarr") and not os.path.islink(path):
+        remove_store(path)

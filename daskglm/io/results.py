@@ -2,18 +2,18 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
-from daskglm.errors import OutputError, option
+from daskglm.errors import OutputError, listing, option
 from daskglm.io import files
 from daskglm.io.locks import place_of
 from daskglm.io.nifti import write_image
+from daskglm.io.ownership import is_ours
+from daskglm.io.provenance import software
 
 PROVENANCE = "provenance.json"
 # Names of the files that are being written or replaced: after an interruption they are known to be no others.
@@ -52,6 +52,11 @@ def prepare_output(folder: str, overwrite: bool = False) -> None:
     _check_held(folder, held, overwrite)
 
 
+def _has_results(folder: str) -> bool:
+    """Whether a folder holds whole results of daskglm."""
+    return is_ours(files.join(folder, PROVENANCE))
+
+
 def check_output(folder: str, overwrite: bool = False) -> None:
     """Refuse a result folder as :func:`prepare_output` does, but make and remove nothing.
 
@@ -79,7 +84,7 @@ def check_output(folder: str, overwrite: bool = False) -> None:
 def _held(folder: str) -> tuple[list[str], set[str]]:
     """Names of what a folder holds, and of those that an interrupted writing left in it."""
     held = [name for name in files.list_names(folder) if not name.startswith(".")]
-    if PROVENANCE in held:
+    if _has_results(folder):
         return held, set()
     partial = _names(files.join(place_of(folder), _WRITING)) & set(held)
     return [name for name in held if name not in partial], partial
@@ -87,7 +92,7 @@ def _held(folder: str) -> tuple[list[str], set[str]]:
 
 def _check_held(folder: str, held: list[str], overwrite: bool) -> None:
     """Raise where a folder holds something that may not be replaced."""
-    if held and PROVENANCE not in held:
+    if held and not _has_results(folder):
         raise OutputError(f"{folder} already holds other files ({held[0]}, ...); choose an empty or new folder")
     if held and not overwrite:
         raise OutputError(
@@ -107,12 +112,8 @@ def sweep(folder: str, alone: bool = True) -> None:
     """
     if files.is_url(folder) or not alone:
         return
-    places = [folder, *(path for path, _, _ in os.walk(place_of(folder)))]
-    for place in places:
-        for name in files.list_names(place):
-            if name.startswith(".partial-"):
-                with suppress(OSError):
-                    files.remove(os.path.join(place, name))
+    for place in [folder, *(path for path, _, _ in os.walk(place_of(folder)))]:
+        files.remove_partial(place)
 
 
 def write_results(
@@ -125,7 +126,7 @@ def write_results(
     """Write the files of one analysis; what is left behind by a failure does not look whole.
 
     On disk everything is written to a hidden folder first and then moved; the provenance file comes last, so a folder
-    with one is complete. Files of an earlier run that its provenance names are removed.
+    with one is complete. Files of an earlier run that its provenance names are removed, and no others replaced.
 
     Parameters
     ----------
@@ -148,11 +149,12 @@ def write_results(
     Raises
     ------
     OutputError
-        Where writing fails.
+        Where writing fails, or would replace files that no provenance of daskglm names.
     """
     names = [*images, *tables, *documents]
-    documents = {**documents, PROVENANCE: {**provenance, "files": names}}
+    documents = {**documents, PROVENANCE: {"software": software(), **provenance, "files": names}}
     try:
+        _check_strange(folder, names)
         if files.is_url(folder):
             _forget_results(folder, names)
             _write(folder, images, tables, documents)
@@ -190,7 +192,7 @@ def _write_and_move(
     folder: str, images: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], documents: Mapping[str, Any]
 ) -> None:
     """Write everything to a hidden folder, then move it, the provenance last."""
-    staging = tempfile.mkdtemp(prefix=".partial-", dir=folder)
+    staging = tempfile.mkdtemp(prefix=f"{files.PARTIAL}{os.getpid()}-", dir=folder)
     try:
         _write(staging, images, tables, documents)
         names = [*images, *tables, *documents]
@@ -198,7 +200,7 @@ def _write_and_move(
         for name in names:
             os.replace(os.path.join(staging, name), os.path.join(folder, name))
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        files.remove_partial(folder)
 
 
 def _write(
@@ -215,14 +217,27 @@ def _write(
         files.write_bytes(files.join(folder, name), text.encode())
 
 
+def _check_strange(folder: str, names: list[str]) -> None:
+    """Raise where a folder holds files of these names that no earlier run of daskglm wrote."""
+    own = {PROVENANCE, *_names(files.join(folder, PROVENANCE))} if _has_results(folder) else set()
+    strange = sorted({PROVENANCE, *names}.intersection(files.list_names(folder)) - own)
+    if strange:
+        raise OutputError(
+            f"{folder} holds {listing(strange, 3)}, which daskglm did not write; move it, then run the same command "
+            "again: what was read and summed is kept"
+        )
+
+
 def _forget_results(folder: str, names: list[str]) -> None:
     """Remove the files of an earlier run, its provenance first; say before which names are not whole from now on."""
     path = files.join(folder, PROVENANCE)
     before = _names(path)
-    text = json.dumps({"files": sorted({*names, *before, *({_REPORT} if before else ())})})
+    if before and is_ours(files.join(folder, _REPORT)):
+        before.add(_REPORT)
+    text = json.dumps({"files": sorted({*names, *before})})
     files.write_bytes(files.join(place_of(folder), _WRITING), text.encode())
     files.remove(path)
-    for name in {*before, _REPORT} if before else ():
+    for name in before:
         files.remove(files.join(folder, name))
 
 

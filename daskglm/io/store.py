@@ -5,6 +5,7 @@ A row of ``data`` belongs to one sample. The task that owns a chunk of samples w
 interrupted the writing.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, Self
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 
 from daskglm.errors import OutputError, SpaceError, StorageError, StoreError, listing, option
 from daskglm.io import files
-from daskglm.io.store_metadata import check_metadata
+from daskglm.io.objects import check_bucket
+from daskglm.io.store_files import array_names
+from daskglm.io.store_metadata import arrays_of, check_metadata
 from daskglm.io.urls import check_url, storage_faults
 from daskglm.io.zarr_stores import store_at
 from daskglm.schema.datasets import FORMAT_VERSION, check_images
 from daskglm.schema.space import VolumeSpace
 
-# 64 samples x 16,384 voxels of float32 are 4 MB a chunk: 10,000 x 200,000 is 2,041 objects.
+# 64 samples x 16,384 voxels of float32 are 4 MB a chunk, of float64 8 MB: 10,000 x 200,000 is 2,041 objects.
 SAMPLES_PER_CHUNK = 64
 VOXELS_PER_CHUNK = 16_384
 # Data read by one task at most, in bytes; a task holds this and its moments.
@@ -77,9 +80,7 @@ def check_target(path: str, overwrite: bool) -> None:
         raise OutputError(f"{path} holds other files and is no store; choose another output")
     if held:
         group = open_group(path, "r")
-        foreign = [
-            name for name in held if name != "zarr.json" and not files.exists(files.join(path, name, "zarr.json"))
-        ]
+        foreign = sorted(set(held) - {"zarr.json", *array_names(path)})
         if foreign or "format_version" not in group.attrs:
             raise OutputError(
                 f"{path} is not a store of daskglm, or holds other files ({listing(foreign) or 'no format'}), "
@@ -102,6 +103,21 @@ def stored_space(path: str) -> tuple[VolumeSpace, dict[str, Any]]:
     group = open_group(path, "r")
     attributes = dict(group.attrs)
     return VolumeSpace.from_attributes(attributes["space"], array_of(group, "voxel")[:]), attributes
+
+
+def stored_type(path: str) -> np.dtype[Any]:
+    """Type of the values of a store: float32, or float64 where the images have more digits.
+
+    Parameters
+    ----------
+    path : str
+        A store.
+
+    Returns
+    -------
+    numpy.dtype
+    """
+    return np.dtype(array_of(open_group(path, "r"), "data").dtype)
 
 
 def check_store(path: str, space: VolumeSpace) -> None:
@@ -161,7 +177,7 @@ class StoredSamples:
         """
         group = open_group(path, "r")
         names = [str(name) for name in array_of(group, "sample")[:]]
-        columns = {name: array[:] for name, array in group.arrays() if array.ndim == 1 and name not in LABELS}
+        columns = {name: array[:] for name, array in arrays_of(group).items() if array.ndim == 1 and name not in LABELS}
         return cls(names, columns, dict(group.attrs))
 
 
@@ -195,15 +211,17 @@ def open_images(path: str) -> xr.Dataset:
         )
     _check_complete(path, group)
     array = array_of(group, "data")
-    with storage_faults(path, "read"):
+    with storage_faults(path, "read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)  # of files that are no part of the store
         # Not by the consolidated copy: only what was checked above is read.
         place, by_copy = store_at(path, read_only=True), path.startswith(_READ_ONLY)
         images = xr.open_zarr(place, chunks=None, drop_variables="data", consolidated=by_copy, zarr_format=3).load()
     stored = _StoredArray(path, "data", group.attrs.get("conversion"), array.shape, array.dtype)
     token = dask.base.tokenize(path, stored.conversion, array.shape, files.state(files.join(path, "zarr.json")))
+    chunks = tuple(_task_chunks(array.shape, array.chunks, array.dtype.itemsize).values())
     lazy = da.from_array(
-        stored, tuple(_task_chunks(array.shape, array.chunks).values()), name=f"images-{token}", lock=False,
-        asarray=False, fancy=False, meta=np.empty((0, 0), array.dtype),
+        stored, chunks, name=f"images-{token}", lock=False, asarray=False, fancy=False,
+        meta=np.empty((0, 0), array.dtype),
     )  # fmt: skip
     # Zarr lists arrays as the file system does, in any order.
     columns = sorted(map(str, images.data_vars))
@@ -226,7 +244,7 @@ def _check_complete(path: str, group: zarr.Group) -> None:
         )
     if empty == len(names):
         raise StoreError(f"{path} holds no sample, for every image was left out; convert images that can be used to it")
-    for name, array in group.arrays():
+    for name, array in arrays_of(group).items():
         expected = int(np.prod(array.cdata_shape))
         found = _n_chunks(path, name, array)
         if found < expected:
@@ -270,10 +288,10 @@ def _open_array(path: str, name: str, _conversion: str | None) -> Any:
     return array_of(open_group(path, "r"), name)
 
 
-def _task_chunks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> dict[str, int]:
+def _task_chunks(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> dict[str, int]:
     """Multiples of the store's chunks that make a block of at most 32 MB, up to four chunks tall."""
     n_samples, n_voxels = chunks
-    budget = max(1, _BLOCK_BYTES // (4 * n_samples * n_voxels))
+    budget = max(1, _BLOCK_BYTES // (itemsize * n_samples * n_voxels))
     tall = min(budget, 4, -(-shape[0] // n_samples))
     wide = max(1, budget // tall)
     return {"sample": n_samples * tall, "voxel": n_voxels * wide}
@@ -308,6 +326,8 @@ def open_group(path: str, mode: Literal["r", "r+"]) -> zarr.Group:
     except StorageError:
         raise
     except (FileNotFoundError, zarr.errors.GroupNotFoundError) as error:
+        if files.is_url(path):
+            check_bucket(path)
         raise StoreError(f"there is no Zarr store at {path}; make one with daskglm convert") from error
     except Exception as error:  # damaged metadata, and every object store, have errors of their own
         raise StoreError(f"cannot open {path} as a store: {' '.join(str(error).split())}") from error
@@ -330,4 +350,6 @@ def array_of(group: zarr.Group, name: str) -> Any:
     -------
     zarr.Array
     """
-    return group[name]
+    # As an array was made, not as zarr opens it: a chunk of nothing but missing values is written, too.
+    array: Any = group[name]
+    return array.with_config({"write_empty_chunks": True})

@@ -34,9 +34,7 @@ def check_metadata(path: str, group: zarr.Group) -> None:
         size that no store has.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of files that are no part of the store, which are left alone
-            found = {name: array.metadata.to_dict() for name, array in group.arrays()}
+        found = {name: array.metadata.to_dict() for name, array in arrays_of(group).items()}
     except Exception as error:  # zarr has an error of its own for every way in which metadata can be wrong
         raise StoreError(
             f"cannot read the metadata of {path}: {' '.join(str(error).split())}; restore the store, or convert its "
@@ -51,6 +49,23 @@ def check_metadata(path: str, group: zarr.Group) -> None:
         fault = _fault(metadata)
         if fault:
             raise StoreError(f"{name} of the store {path} {fault}; do not use a store that you do not trust")
+
+
+def arrays_of(group: zarr.Group) -> dict[str, Any]:
+    """The arrays of a group; files that are no part of it are passed over.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        A store.
+
+    Returns
+    -------
+    dict of str to zarr.Array
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dict(group.arrays())
 
 
 def _fault(metadata: Mapping[str, Any]) -> str | None:

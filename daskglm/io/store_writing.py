@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from daskglm.errors import OutputError, StorageError, StoreError, listing
 from daskglm.io.store import LABELS, SAMPLES_PER_CHUNK, VOXELS_PER_CHUNK, array_of, is_store, open_group
+from daskglm.io.store_files import ARRAYS, array_names, remove_array, remove_store
+from daskglm.io.store_metadata import arrays_of
 from daskglm.io.urls import storage_faults
 from daskglm.io.zarr_stores import store_at
 from daskglm.schema.datasets import FORMAT_VERSION
@@ -53,7 +55,10 @@ class Rows:
 
 
 @_writes
-def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], overwrite: bool = False) -> None:
+def create_store(
+    path: str, space: VolumeSpace, attributes: Mapping[str, Any], overwrite: bool = False,
+    dtype: Any = np.float32,
+) -> None:  # fmt: skip
     """Create a store with no samples.
 
     Parameters
@@ -66,6 +71,8 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], o
         Further attributes: parameters and software versions.
     overwrite : bool
         Replace a store that is there, which :func:`check_target` accepted.
+    dtype : numpy dtype
+        Float32, or float64.
 
     Raises
     ------
@@ -73,17 +80,20 @@ def create_store(path: str, space: VolumeSpace, attributes: Mapping[str, Any], o
         Where there is a store already, or it cannot be written.
     """
     try:
-        group = zarr.create_group(store_at(path, read_only=False), overwrite=overwrite and is_store(path))
-        group.attrs.update(
-            {"format_version": FORMAT_VERSION, "space": space.attributes(), "finished": False, **attributes}
+        if overwrite and is_store(path):
+            remove_store(path)
+        # The names of the arrays are there before any of them is.
+        about = {"format_version": FORMAT_VERSION, ARRAYS: ["data", *LABELS], "space": space.attributes()}
+        group = zarr.create_group(
+            store_at(path, read_only=False), attributes={**about, "finished": False, **attributes}
         )
-        _create(group, "data", np.dtype(np.float32), len(space.voxels))
+        _create(group, "data", np.dtype(dtype), len(space.voxels))
         _create(group, "sample", np.dtypes.StringDType())
-        voxel = group.create_array(
+        group.create_array(
             "voxel", shape=space.voxels.shape, chunks=space.voxels.shape, dtype="int64",
             compressors=_codecs(8), dimension_names=("voxel",),
         )  # fmt: skip
-        voxel[:] = space.voxels
+        array_of(group, "voxel")[:] = space.voxels
     except StorageError:
         raise
     except (OSError, zarr.errors.ContainsGroupError) as error:
@@ -116,7 +126,7 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
     """
     group = open_group(path, "r+")
     names = np.array([str(name) for name in group["sample"][:]], dtype=object)
-    stored = {name for name, array in group.arrays() if array.ndim == 1} - set(LABELS)
+    stored = {name for name, array in arrays_of(group).items() if array.ndim == 1} - set(LABELS)
     kinds = {name: "numbers" if np.asarray(x).dtype.kind in "fiu" else "text" for name, x in columns.items()}
     before = {name: "numbers" if array_of(group, name).dtype.kind in "fiu" else "text" for name in stored}
     changed = sorted(name for name in before.keys() | kinds if before.get(name) != kinds.get(name))
@@ -128,8 +138,11 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
         )
     free = np.flatnonzero(names == "")[:n_samples]
     rows = np.concatenate([free, np.arange(names.size, names.size + n_samples - free.size)]).astype(np.int64)
+    recorded = set(array_names(path))
+    if recorded != {"data", *LABELS, *kinds}:
+        group.attrs[ARRAYS] = sorted(recorded.union({"data", *LABELS}, kinds))
     for name in stored.intersection(changed):
-        del group[name]
+        remove_array(path, name)
     for name, values in columns.items():
         if name not in stored or name in changed:
             _create(group, name, values.dtype if values.dtype.kind in "fi" else np.dtypes.StringDType())
@@ -143,7 +156,7 @@ def allocate(path: str, n_samples: int, columns: Mapping[str, NDArray[Any]]) -> 
 
 @_writes
 def write_samples(
-    path: str, target: Rows, data: NDArray[np.float32], names: Sequence[str], columns: Mapping[str, Any]
+    path: str, target: Rows, data: NDArray[Any], names: Sequence[str], columns: Mapping[str, Any]
 ) -> None:
     """Write some samples of one chunk; nothing else may write that chunk meanwhile.
 
@@ -153,8 +166,8 @@ def write_samples(
         A store.
     target : Rows
         Where, from :func:`allocate`.
-    data : (m, V) float32
-        Images; NaN = missing.
+    data : (m, V) float32 or float64
+        Images, of the type of the store; NaN = missing.
     names : sequence of m str
         Names of the samples; an empty one leaves its row unwritten.
     columns : mapping of str to (m,) array
@@ -174,7 +187,7 @@ def write_samples(
     written = [index for index, name in enumerate(names) if name]
     inside = target.rows[written] - start
     whole = inside.size == stop - start
-    chunk = np.empty((stop - start, array.shape[1]), np.float32) if whole else array[start:stop]
+    chunk = np.empty((stop - start, array.shape[1]), array.dtype) if whole else array[start:stop]
     chunk[inside] = data[written]
     array[start:stop] = chunk
     # Names last: a sample is there once its name is.
@@ -201,13 +214,30 @@ def finish_store(path: str, attributes: Mapping[str, Any]) -> None:
     """
     group = open_group(path, "r+")
     named = np.array([str(name) != "" for name in array_of(group, "sample")[:]], dtype=bool)
+    _write_unused(group, named)
     size = int(np.flatnonzero(named).max(initial=-1)) + 1
     _resize(group, size)
     group.attrs.update({**attributes, "finished": True, "left_out": size - int(named.sum())})
     with warnings.catch_warnings():
-        # Zarr v3 calls consolidated metadata an extension; xarray reads it.
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        # Zarr v3 calls consolidated metadata an extension, which xarray reads; files of others are left alone.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(store_at(path, read_only=False))
+
+
+def _write_unused(group: zarr.Group, named: NDArray[np.bool_]) -> None:
+    """Write the chunks between others that no task came to: what a store lacks is lost, and no store is opened so."""
+    last = int(np.flatnonzero(named).max(initial=-1))
+    for start in range(0, last, SAMPLES_PER_CHUNK):
+        if named[start : start + SAMPLES_PER_CHUNK].any():
+            continue
+        for name in [name for name, array in arrays_of(group).items() if _is_of_samples(array)]:
+            array = array_of(group, name)
+            array[start : start + SAMPLES_PER_CHUNK] = array[start : start + SAMPLES_PER_CHUNK]
+
+
+def _is_of_samples(array: Any) -> bool:
+    """Whether an array has a row a sample."""
+    return bool(array.metadata.dimension_names[0] == "sample")
 
 
 def _codecs(itemsize: int) -> list[Any]:
@@ -228,12 +258,11 @@ def _create(group: zarr.Group, name: str, dtype: Any, n_voxels: int | None = Non
         fill_value=np.nan if is_float else "" if dtype.kind == "T" else 0,
         compressors=_codecs(dtype.itemsize) if dtype.kind != "T" else [zarr.codecs.Crc32cCodec()],
         dimension_names=("sample", "voxel")[: 1 + len(width)],
-        config={"write_empty_chunks": True},
     )
 
 
 def _resize(group: zarr.Group, n_samples: int) -> None:
     """Give every per-sample array room for `n_samples`."""
-    for _, array in group.arrays():
-        if array.metadata.dimension_names[0] == "sample":
+    for array in arrays_of(group).values():
+        if _is_of_samples(array):
             array.resize((n_samples, *array.shape[1:]))

@@ -12,6 +12,7 @@ import pandas as pd
 
 from daskglm.errors import DesignError, DesignTypeError, StorageError, listing
 from daskglm.io import files
+from daskglm.io.objects import check_bucket
 from daskglm.io.urls import check_url
 
 _SEPARATORS = {".tsv": "\t", ".csv": ",", ".txt": "\t"}
@@ -41,14 +42,30 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise DesignError(f"tables are .tsv or .csv, but this is {name}; save it as one of those")
     check_url(name)
     try:
+        if files.absent(name):
+            raise FileNotFoundError(name)
         text, separator = table_text(files.read_bytes(name), name)
         table = pd.read_csv(StringIO(text), sep=separator, na_values=["n/a"], dtype=_text_ids(text, separator))
     except (DesignError, StorageError):  # the latter says nothing of the table
         raise
     except (OSError, ValueError) as error:
-        raise DesignError(f"cannot read the table {name}: {error}") from error
+        raise _unreadable(name, error) from error
     nameless = [column for column in table if str(column).startswith("Unnamed: ") and table[column].isna().all()]
     return table.drop(columns=nameless)
+
+
+def _unreadable(name: str, error: Exception) -> DesignError:
+    """The error of a table that cannot be read: what is wrong, and what to do."""
+    absent = files.absent(name)
+    if files.is_url(name) and isinstance(error, FileNotFoundError):
+        check_bucket(name)
+    if absent:
+        return DesignError(f"cannot read the table {name}: {'; '.join(absent)}")
+    if isinstance(error, IsADirectoryError):
+        return DesignError(f"cannot read the table {name}: it is a folder; name the file in it")
+    if isinstance(error, FileNotFoundError):
+        return DesignError(f"cannot read the table {name}: there is no such file; correct the path")
+    return DesignError(f"cannot read the table {name}: {error}")
 
 
 def table_text(content: bytes, name: str) -> tuple[str, str]:

@@ -84,6 +84,8 @@ def storage_faults(url: str, doing: str) -> Iterator[None]:
         if "://" not in url or not (foreign or (isinstance(error, OSError) and type(error).__module__ == "builtins")):
             raise
         shown = redacted(url)
+        if "NoSuchBucket" in str(error):
+            raise StorageError(f"{shown} cannot be {doing}: {no_bucket(url)}") from None
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"there is no object at {shown}") from None
         if kind in ("AlreadyExistsError", "FileExistsError"):
@@ -97,18 +99,30 @@ def storage_faults(url: str, doing: str) -> Iterator[None]:
             raise StorageError(f"{shown} changed while it was {doing}; run the same command again") from None
         # The errors of the libraries may hold requests with their signatures: only their first line is kept.
         raise StorageError(
-            f"{shown} cannot be {doing}{_tries(str(error))}: {_reason(str(error))}; check that the "
+            f"{shown} cannot be {doing}{_tries(error)}: {_reason(str(error))}; check that the "
             "store can be reached, then run the same command again"
         ) from None
 
 
-def _tries(message: str) -> str:
-    """How often and how long it was tried, as obstore says."""
-    found = re.search(r"in ([\d.]+)(m?s), after (\d+) retr", message)
-    if not found:
-        return ""
-    seconds = float(found[1]) / (1000 if found[2] == "ms" else 1)
-    return f" after {int(found[3]) + 1} tries in {seconds:.0f} s"
+def no_bucket(url: str) -> str:
+    """What is wrong with a URL whose bucket does not exist, and what to do.
+
+    Parameters
+    ----------
+    url : str
+        URL.
+
+    Returns
+    -------
+    str
+    """
+    return f"there is no bucket {urlsplit(redacted(url)).netloc}; correct the URL, or the endpoint in the environment"
+
+
+def _tries(error: Exception) -> str:
+    """How often and how long it was tried, as whoever tried wrote on the error."""
+    count, seconds = getattr(error, "tried", (1, 0.0))
+    return f" after {count} tries in {seconds:.0f} s" if count > 1 else ""
 
 
 def _reason(message: str) -> str:

@@ -69,14 +69,16 @@ class _ObjectStore(zarr.storage.ObjectStore):  # type: ignore[misc]
 
 async def _again(ask: Callable[[], Awaitable[T]]) -> T:
     """What a question gives, asked again after a lost connection."""
-    for wait in objects.WAITS:
+    tries = objects.Tries()
+    for wait in (*objects.WAITS, None):
         try:
             return await ask()
         except Exception as error:
-            if not objects.connection_lost(error):
+            tries.add(error)
+            if wait is None or not objects.connection_lost(error):
                 raise
         await asyncio.sleep(wait)
-    return await ask()
+    raise AssertionError
 
 
 async def _listed(ask: Callable[[], AsyncIterator[str]]) -> AsyncGenerator[str, None]:

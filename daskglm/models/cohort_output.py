@@ -13,14 +13,17 @@ import pandas as pd
 
 from daskglm.errors import DaskGLMError, OutputError
 from daskglm.io.bids import Run
+from daskglm.io.files import remove_partial
 from daskglm.io.locks import gate
+from daskglm.io.ownership import check_ours, is_ours
 from daskglm.io.provenance import software
-from daskglm.io.receipts import load_receipt, remove_unit, write_text
+from daskglm.io.receipts import check_place, load_receipt, own_receipt, remove_unit, write_text
 from daskglm.io.tables import read_table
 from daskglm.models.cohort_stores import picture_receipt, store_receipt
-from daskglm.models.cohort_units import Plan, Receipt, run_receipt, subject_receipt
+from daskglm.models.cohort_units import Plan, Receipt, common_name, run_receipt, subject_receipt
 
 FAILURES = "failures.tsv"
+_DOCUMENTS = ("dataset_description.json", "first_level.json")
 # Folders that hold receipts, and the names of these.
 _FOLDERS = ("sub-*", "sub-*/func", "sub-*/ses-*/func", "group", "figures")
 _RECEIPTS = ("*_glm.json", "contrast-*.json", "*.zarr.json")
@@ -116,12 +119,15 @@ def prepare_cohort(plan: Plan, choice: Choice, subjects: Mapping[str, Sequence[R
         Where the folder is not writable.
     """
     _check_places(plan.output, (run_receipt(run, plan.output) for runs in subjects.values() for run in runs))
+    for name in (*_DOCUMENTS, FAILURES):
+        check_ours(os.path.join(plan.output, name))
+    ours = is_ours(os.path.join(plan.output, _DOCUMENTS[1]))
     try:
         if alone:
-            for path in _files(plan.output, ("", *_FOLDERS), (".partial-*",)):
-                with suppress(FileNotFoundError):
-                    os.remove(path)
+            for folder in {plan.output, *_files(plan.output, _FOLDERS, ("",))}:
+                remove_partial(folder)
         _remove_outdated(plan, subjects, choice.subjects is not None, alone)
+        _check_strange(plan, subjects, ours)
         describe(plan, choice, {"software": software()})
     except OSError as error:
         if isinstance(error, OutputError):
@@ -151,7 +157,7 @@ def write_failures(output: str, failures: pd.DataFrame, subjects: Iterable[str] 
                 failures = pd.concat([others, failures]) if len(others) else failures
         if not failures.empty:
             write_text(path, failures.to_csv(sep="\t", index=False))
-        elif os.path.exists(path):
+        elif is_ours(path):
             os.remove(path)
 
 
@@ -242,6 +248,24 @@ def _remove_outdated(plan: Plan, subjects: Mapping[str, Sequence[Run]], restrict
             _remove_empty(os.path.dirname(path), plan.output)
 
 
+def _check_strange(plan: Plan, subjects: Mapping[str, Sequence[Run]], ours: bool) -> None:
+    """Raise where maps of this analysis would replace files that daskglm did not write to a folder of `ours` or not."""
+    receipts = {run_receipt(run, plan.output): run.name for runs in subjects.values() for run in runs}
+    for subject, runs in subjects.items():
+        receipts[subject_receipt(subject, runs, plan.output)] = common_name([run.name for run in runs])
+    ends = ["_design.tsv", "_desc-brain_mask.nii.gz", *(f"_contrast-{label}_*" for label in plan.labels.values())]
+    patterns = {receipt: [f"{escape(name)}{end}" for end in ends] for receipt, name in receipts.items()}
+    for label in plan.labels.values():
+        for receipt, end in ((store_receipt(plan, subjects, label), ""), (picture_receipt(plan.output, label), ".png")):
+            patterns[receipt] = [f"{escape(os.path.basename(receipt).removesuffix('.json'))}{end}"]
+    for receipt, names in patterns.items():
+        found = [os.path.basename(path) for path in _files(os.path.dirname(receipt), [""], names)]
+        if ours and os.path.isfile(receipt) and not (own_receipt(receipt) or {}).get("files"):
+            # Damaged since: what it named is known by the names that it gave.
+            write_text(receipt, json.dumps({"files": found, "complete": False}))
+        check_place(receipt, found)
+
+
 def _remove_empty(folder: str, output: str) -> None:
     """Remove a folder and those above it that hold nothing any more."""
     with suppress(OSError):
@@ -295,7 +319,7 @@ def describe(plan: Plan, choice: Choice, record: Mapping[str, Any]) -> None:
         "bad_events": plan.bad_events,
         "transform": list(plan.transform),
     }
-    for name, document in (("dataset_description.json", description), ("first_level.json", provenance)):
+    for name, document in zip(_DOCUMENTS, (description, provenance), strict=True):
         write_text(os.path.join(plan.output, name), json.dumps(document, indent=2, default=str))
 
 

@@ -84,7 +84,7 @@ def read_participants(dataset: str) -> tuple[pd.DataFrame | None, list[str]]:
         Where the file cannot be read.
     """
     path = os.path.join(dataset, "participants.tsv")
-    if not os.path.isfile(path):
+    if not os.path.lexists(path):
         return None, []
     table, why = read_table(path), ""
     if "participant_id" not in table.columns:

@@ -11,13 +11,14 @@ import xarray as xr
 
 from daskglm.design.matching import subject_of
 from daskglm.errors import ImageError, StoreError, listing, option
-from daskglm.graph.images import Preparation, scan_headers
+from daskglm.graph.images import Preparation, raise_faults, scan_headers
 from daskglm.graph.samples import match_table, samples_of_files
 from daskglm.io.files import each, state
-from daskglm.io.nifti import NiftiHeader, checksum, read_header
-from daskglm.io.store import StoredSamples, check_store, stored_space
+from daskglm.io.formats import NiftiHeader
+from daskglm.io.nifti import checksum, read_header
+from daskglm.io.store import StoredSamples, check_store, stored_space, stored_type
 from daskglm.io.tables import as_table
-from daskglm.models.inputs import Choice, expand
+from daskglm.models.inputs import Choice, expand, file_of_values
 from daskglm.models.options import Options, header_image, preparation
 from daskglm.schema.datasets import participant_columns, sample_names
 from daskglm.schema.names import check_unique, stem, subject_id
@@ -43,7 +44,10 @@ def named_samples(images: str | Sequence[str], choose: Choice | None = None) -> 
     ImageError
         Where there is none, or a file or a subject comes twice.
     """
-    paths = expand(os.fspath(images)) if isinstance(images, (str, os.PathLike)) else [os.fspath(p) for p in images]
+    if isinstance(images, (str, os.PathLike)):
+        paths = expand(os.fspath(images))
+    else:
+        paths = [file_of_values(os.fspath(path)) for path in images]
     if not paths:
         raise ImageError("a conversion needs images, but the list is empty")
     check_unique(paths, "the same image is given twice")
@@ -191,11 +195,14 @@ def reference_image(files: Mapping[str, str], on_error: str) -> Any:
         For "stop", naming the file; and where no file is an image.
     """
     grids: dict[str, Any] = {}
+    faults: dict[str, Exception] = {}
     for path, header in zip(files.values(), each(_header_or_fault, list(files.values())), strict=True):
         if not isinstance(header, ImageError):
             grids[path] = (header.shape[:3], header.affine.round(3).tobytes())
-        elif on_error == "stop":
-            raise header
+        else:
+            faults[path] = header
+    if on_error == "stop":
+        raise_faults(faults)
     if not grids:
         raise ImageError(
             f"none of the {len(files)} files is a readable image; the first is {next(iter(files.values()))}"
@@ -262,8 +269,10 @@ def listed(value: Any) -> Any:
     return None if value is None else list(value)
 
 
-def usable_files(files: Mapping[str, str], how: Preparation, on_error: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Files whose headers are right, and what is wrong with the others.
+def usable_files(
+    files: Mapping[str, str], how: Preparation, on_error: str
+) -> tuple[dict[str, str], dict[str, str], set[str]]:
+    """Files whose headers are right, what is wrong with the others, and who has more digits than float32.
 
     Parameters
     ----------
@@ -278,19 +287,57 @@ def usable_files(files: Mapping[str, str], how: Preparation, on_error: str) -> t
     -------
     good, faults : dict of str to str
         Sample name to path, and to what is wrong.
+    double : set of str
+        Names of good samples whose values are float64: stored so, scaled, or integers of 32 bits.
 
     Raises
     ------
     ImageError
-        For "stop", naming the file; and where no file can be used.
+        For "stop", naming every file; and where no file can be used.
     """
     headers, faults = scan_headers(list(files.values()), how)
     for path, header in zip(files.values(), headers, strict=True):
         if header is not None and len(header.shape) > 3:
             faults[path] = ImageError(f"a store is made of 3-D images, but {path} has shape {header.shape}; split it")
-    if faults and on_error == "stop":
-        raise next(iter(faults.values()))
+    if on_error == "stop":
+        raise_faults(faults)
     good = {name: path for name, path in files.items() if path not in faults}
     if files and not good:
         raise ImageError(f"none of the {len(files)} images can be used; the first: {next(iter(faults.values()))}")
-    return good, {name: str(faults[path]) for name, path in files.items() if path in faults}
+    wide = {path for path, header in zip(files.values(), headers, strict=True) if header and header.in_memory == "f8"}
+    double = {name for name, path in good.items() if path in wide}
+    return good, {name: str(faults[path]) for name, path in files.items() if path in faults}, double
+
+
+def type_of_store(output: str, exists: bool, double: set[str]) -> np.dtype[Any]:
+    """Type of the values of a store, which keeps every digit of its images.
+
+    Parameters
+    ----------
+    output : str
+        The store.
+    exists : bool
+        Whether it is there already.
+    double : set of str
+        From :func:`usable_files`.
+
+    Returns
+    -------
+    numpy.dtype
+        Float32, or float64 where an image has more digits.
+
+    Raises
+    ------
+    StoreError
+        Where a store of float32 would be given such images.
+    """
+    if not exists:
+        return np.dtype(np.float64 if double else np.float32)
+    found = stored_type(output)
+    if double and found == np.float32:
+        raise StoreError(
+            f"a store keeps every digit of its images, but {output} has float32 values and {listing(sorted(double))} "
+            "have more digits (float64, or scaled integers); convert all images again with "
+            f"{option('overwrite=True', '--overwrite')}, or these to another store"
+        )
+    return found

@@ -25,6 +25,7 @@ from daskglm.io.conversions import (
 )
 from daskglm.io.files import is_url, join, remove, write_bytes
 from daskglm.io.journal import running
+from daskglm.io.ownership import check_ours
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.store import StoredSamples, check_target, is_store
 from daskglm.io.store_writing import create_store, finish_store
@@ -37,8 +38,10 @@ from daskglm.models.conversion_input import (
     participant_rows,
     preparation_of_store,
     reference_image,
+    type_of_store,
     usable_files,
 )
+from daskglm.models.doubts import tell_equal, tell_zeros
 from daskglm.models.inputs import Choice
 from daskglm.models.options import Options, checked, covered, preparation
 from daskglm.models.plan import check_resources
@@ -91,7 +94,8 @@ def convert(
     """Convert 3-D images to a cohort store, which ``xarray.open_zarr`` opens.
 
     A store that exists is appended to: files that it has are skipped, and a conversion that was interrupted
-    continues. The store names a sample only once all of it is written.
+    continues. The store names a sample only once all of it is written. Its values are float32, or float64 where an
+    image has more digits: stored so, scaled, or of integers longer than 16 bits.
 
     Parameters
     ----------
@@ -148,6 +152,7 @@ def convert(
                 f"cannot write {output}: {error}; free space and give the same command again, which continues"
             ) from error
         forget_creation(output)
+        _warn_of_equal(output, set(result.written))
     return result
 
 
@@ -186,6 +191,7 @@ def write_store(
         samples = named_samples(images, choose)
         files = files_of(samples)
         key = _conversion_key(files, options, participants)
+        check_ours(_quarantine_list(output))
         exists = is_store(output) and (not overwrite or was_created(output, key))
         stored = StoredSamples.of(output) if exists else StoredSamples([], {}, {})
         table = participant_rows(participants, samples, stored)
@@ -195,10 +201,11 @@ def write_store(
             how = preparation_of_store(output, options, new)
         else:
             how = preparation(reference_image(new, on_error), options)
-        new, faults = usable_files(new, how, on_error)
+        new, faults, double = usable_files(new, how, on_error)
+        dtype = type_of_store(output, exists, double)
     counted = not exists and options.mask_img is None
     if begin is not None:
-        check_resources(plan_files(list(new.values()), how, stored.names, counted, n_bytes=0), output)
+        check_resources(plan_files(list(new.values()), how, stored.names, counted, dtype, n_bytes=0), output)
     if counted:
         with stage("find the mask", timings):
             counts, unreadable = count_coverage(new, how, on_error)
@@ -210,10 +217,10 @@ def write_store(
     if not exists:
         given = {"missing": options.missing, "smoothing_fwhm": listed(options.smoothing_fwhm)}
         with creation(output, key) if begin is not None else nullcontext():
-            create_store(output, how.space, {"software": software(), **given}, overwrite)
+            create_store(output, how.space, {"software": software(), **given}, overwrite, dtype)
     elif begin is not None:
         begin_appending(output)
-    return _fill(output, files, new, kept, faults, stored, table, how, on_error, progress, timings)
+    return _fill(output, files, new, kept, faults, stored, table, how, dtype, on_error, progress, timings)
 
 
 def _conversion_key(files: Mapping[str, str], options: Options, participants: Any) -> str:
@@ -228,8 +235,8 @@ def _conversion_key(files: Mapping[str, str], options: Options, participants: An
 
 def _fill(
     output: str, files: Mapping[str, str], new: Mapping[str, str], kept: set[str], faults: dict[str, str],
-    stored: StoredSamples, table: pd.DataFrame | None, how: Preparation, on_error: str, progress: bool,
-    timings: dict[str, float],
+    stored: StoredSamples, table: pd.DataFrame | None, how: Preparation, dtype: Any, on_error: str,
+    progress: bool, timings: dict[str, float],
 ) -> Conversion:  # fmt: skip
     """Write new files to a store that there is, and declare it complete."""
     result = Conversion(output, how.space.voxels.size, kept=sorted(kept), quarantined=faults)
@@ -237,7 +244,7 @@ def _fill(
     label = "Converting" if progress else None
     try:
         with stage("convert", timings):
-            receipts = write_files(output, new, columns, how, on_error, label) if new else []
+            receipts = write_files(output, new, columns, how, on_error, dtype, label) if new else []
     except DaskGLMError:
         if any(stored.names):
             # What the store had before, and names, stays usable.
@@ -246,11 +253,30 @@ def _fill(
     for receipt in receipts:
         result.written += receipt.written
         result.quarantined |= receipt.faults
+    if not how.missing_zero:
+        tell_zeros({name: part for receipt in receipts for name, part in receipt.zeros.items()})
     _finish(result, files, stored.attributes.get("quarantined", {}), timings)
     if not result.written and not result.kept:
         reason = next(iter(result.quarantined.values()))
         raise ImageError(f"none of the {len(files)} images can be used, so {output} is empty; the first: {reason}")
     return result
+
+
+def _warn_of_equal(store: str, written: set[str]) -> None:
+    """Warn where a new sample has the bytes of another one, by the checksums that a store keeps."""
+    held, seen, found = StoredSamples.of(store), dict[Any, str](), []
+    sizes, sums = held.columns.get("source_size", ()), held.columns.get("source_crc32", ())
+    for name, size, crc32 in zip(held.names, sizes, sums, strict=False):
+        first = seen.setdefault((size, crc32), name) if name else name
+        if first != name and {first, name} & written:
+            found.append(f"{first} and {name}")
+    tell_equal(found)
+
+
+def _quarantine_list(store: str) -> str:
+    """The list of what was left out of a store: beside it, under its name, for several stores may share a folder."""
+    folder, name = os.path.split(store.rstrip("/") if is_url(store) else os.path.abspath(store))
+    return join(folder, f"{PurePath(name).stem}_quarantined.tsv")
 
 
 def _finish(
@@ -263,10 +289,8 @@ def _finish(
     made = run_record(COMMAND.get(), timings, cluster_description(), None)
     of_run = {name: made[name] for name in ("command", "finished", "cluster", "stages")}
     finish_store(result.store, {"software": made["software"], "run": of_run, "quarantined": left_out})
-    # Beside the store, under its name: several stores may share a folder.
-    store = result.store.rstrip("/") if is_url(result.store) else os.path.abspath(result.store)
-    folder, name = os.path.split(store)
-    result.list_of_quarantined = join(folder, f"{PurePath(name).stem}_quarantined.tsv")
+    result.list_of_quarantined = _quarantine_list(result.store)
+    check_ours(result.list_of_quarantined)
     try:
         if left_out:
             rows = [{"sample": name, **entry} for name, entry in left_out.items()]

@@ -20,6 +20,7 @@ from daskglm.io.journal import Run, running
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.results import prepare_output, sweep, write_results
 from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
+from daskglm.models.doubts import warn_of_doubts
 from daskglm.models.functional import (
     OUTPUT_TYPES,
     check_any_fitted,
@@ -142,6 +143,7 @@ def group_analysis(
         with stage("read headers", timings):
             loaded = load_images(images, options, check, choose)
             design, lazy, lazy_maps = check(loaded)
+            warn_of_doubts(loaded, options)
             definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
         plan = plan_fit(open_source(loaded, options), lazy, lazy_maps, machine(n_jobs))
         check_resources(plan, output, kept=folder_bytes(checkpoint_folder(run.output, "")))

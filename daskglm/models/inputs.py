@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from glob import has_magic
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,16 @@ from numpy.typing import NDArray
 from daskglm.design.matching import label_text
 from daskglm.errors import DesignError, ImageError, ImageTypeError, SpaceError, listing, nearest, option
 from daskglm.graph.compute import compute
-from daskglm.graph.images import Preparation, array_from_files, array_from_images, scan_headers
+from daskglm.graph.images import Preparation, array_from_files, array_from_images, raise_faults, scan_headers
 from daskglm.graph.samples import participants_by_sample, samples_of_files
 from daskglm.io.cache import file_states
-from daskglm.io.files import exists, glob_paths
-from daskglm.io.nifti import NiftiHeader
+from daskglm.io.files import exists, glob_paths, join, list_names, parts
+from daskglm.io.formats import NiftiHeader
 from daskglm.io.store import is_store, open_images
 from daskglm.io.urls import check_url
 from daskglm.models.options import Options, checked, header_image, mask_from_coverage, mask_of, preparation
 from daskglm.schema.datasets import check_images, images_dataset, sample_names, space_of
-from daskglm.schema.names import check_unique, subject_id
+from daskglm.schema.names import IMAGE_SUFFIXES, check_unique, subject_id
 from daskglm.schema.space import VolumeSpace
 
 Choice = Callable[[xr.Dataset], xr.Dataset]
@@ -94,7 +95,7 @@ def load_images(
             "images are paths, a glob, a store, nibabel images, a Series or an images dataset, but got "
             f"{listing(kinds)}"
         )
-    items = items if in_memory else [os.fspath(item) for item in items]
+    items = items if in_memory else [file_of_values(os.fspath(item)) for item in items]
     for item in items if not in_memory else ():
         check_url(item)
     if not in_memory and len(items) == 1 and is_store(items[0]):
@@ -211,12 +212,13 @@ def participants_column(name: str | None, participants: Any, images: xr.Dataset)
 
 
 def expand(pattern: str) -> list[str]:
-    """Files of a path or glob pattern, sorted, numbers in their names by value: run-2 before run-10.
+    """Files of a path, folder or glob pattern, sorted, numbers in their names by value: run-2 before run-10.
 
     Parameters
     ----------
     pattern : str
-        Path or URL, or glob pattern of either; ``**`` matches folders.
+        Path or URL, or glob pattern of either; ``**`` matches folders. Of a folder the images that are directly in it,
+        of a pair of files one.
 
     Returns
     -------
@@ -228,11 +230,35 @@ def expand(pattern: str) -> list[str]:
         Where nothing matches.
     """
     if exists(pattern):
-        return [pattern]
-    found = sorted(glob_paths(pattern), key=_natural)
+        return [file_of_values(pattern)]
+    inside = [] if has_magic(pattern) else [name for name in list_names(pattern) if not name.startswith(".")]
+    if inside:
+        found = [join(pattern, name) for name in inside if name.lower().endswith(IMAGE_SUFFIXES)]
+        if not found:
+            raise ImageError(
+                f"no image is directly in the folder {pattern}, which holds {listing(inside, 3)}; give a pattern, "
+                f"as in '{join(pattern, '**', '*.nii.gz')}'"
+            )
+    else:
+        found = glob_paths(pattern)
     if not found:
         raise ImageError(f"no file matches {pattern!r}; check the folder and quote the pattern")
-    return found
+    return sorted({file_of_values(path) for path in found}, key=_natural)
+
+
+def file_of_values(path: str) -> str:
+    """The file that an image is named by: of a pair the one with its values (.img, .BRIK).
+
+    Parameters
+    ----------
+    path : str
+        Path or URL of either.
+
+    Returns
+    -------
+    str
+    """
+    return parts(path)[-1]
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
@@ -288,6 +314,18 @@ def _samples(items: Sequence[Any], labels: pd.Index | None) -> xr.Dataset:
     return samples.assign_coords(sample=("sample", np.array(names, dtype=object))).assign_attrs(named_by="id")
 
 
+def _reference(paths: list[str]) -> Any:
+    """The header of the first image that can be read."""
+    faults: dict[str, Exception] = {}
+    for path in paths:
+        try:
+            return header_image(path)
+        except ImageError as error:
+            faults[path] = error
+    raise_faults(faults)
+    raise ImageError("a model needs images, but the list is empty")
+
+
 def _labelled(data: Any, samples: xr.Dataset, space: VolumeSpace) -> xr.Dataset:
     """An array of images as a dataset of the samples; volumes of a 4-D image have numbers for names."""
     if samples.sizes["sample"] != data.shape[0]:
@@ -325,10 +363,9 @@ def _from_files(
     if choose is not None and len(paths) > 1:
         samples, choose = choose(samples), None
         paths = [str(path) for path in samples["source"].values]
-    how = preparation(header_image(paths[0]), options)
+    how = preparation(_reference(paths), options)
     headers, faults = scan_headers(paths, how)
-    if faults:
-        raise next(iter(faults.values()))
+    raise_faults(faults)
     found: list[NiftiHeader] = [header for header in headers if header is not None]
     return _masked(lambda how: array_from_files(paths, found, how), samples, how, options, check, choose, paths)
 

@@ -16,6 +16,7 @@ from daskglm.graph.samples import match_design
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
 from daskglm.kernels.basis import orthonormal_basis
+from daskglm.models.doubts import warn_of_doubts
 from daskglm.models.first_level_input import are_models, effects_of_models, subjects_of_models
 from daskglm.models.inputs import Loaded, load_images, load_maps
 from daskglm.models.options import Options
@@ -232,7 +233,9 @@ def images_of(given: Any, first_level_contrast: str | None, options: Options) ->
     if are_models(given):
         return effects_of_models(given, first_level_contrast, options, sample_names(subjects_of_models(given).images))
     if not isinstance(given, pd.DataFrame):
-        return load_images(given, options)
+        found = load_images(given, options)
+        warn_of_doubts(found, options)
+        return found
     loaded: Mapping[str | None, Loaded] = load_maps(given, options)
     if first_level_contrast in loaded:
         return loaded[first_level_contrast]

@@ -19,10 +19,11 @@ from daskglm.inference.permutation_clusters import permutation_clusters
 from daskglm.inference.planning import parse_tests
 from daskglm.io.files import join, read_bytes
 from daskglm.io.journal import running
-from daskglm.io.permutations import count_units
+from daskglm.io.permutations import claim_units, count_units
 from daskglm.io.provenance import stage
 from daskglm.io.results import PROVENANCE, prepare_output, sweep, write_results
 from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
+from daskglm.models.doubts import warn_of_doubts
 from daskglm.models.functional import design_of_formula
 from daskglm.models.group import description, record_of, with_samples
 from daskglm.models.inputs import Loaded, fingerprint, load_images, participants_column
@@ -175,6 +176,7 @@ def permutation_analysis(
         with stage("read headers", timings):
             loaded = load_images(images, options, checked_design, choose)
             design = checked_design(loaded)
+            warn_of_doubts(loaded, options)
             definitions, kinds = contrasts_of_design(contrasts, f_contrasts, design)
             labels, several = bids_labels(definitions), [name for name, kind in kinds.items() if kind == "F"]
         blocks: dict[str, Any] = {
@@ -185,6 +187,7 @@ def permutation_analysis(
         analysis = str(joblib.hash([what, design.to_numpy(), list(design.columns), definitions, kinds, blocks, same]))
         prepare_output(output, overwrite or _holds(output, analysis))
         folder = join(run.output, KEPT)
+        claim_units(folder, analysis)
         plan = plan_permutation(
             loaded, None, formula, contrasts, f_contrasts=f_contrasts, participants=participants, missing=missing,
             min_coverage=min_coverage, smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs, count=False, **columns, **test,

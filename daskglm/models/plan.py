@@ -15,7 +15,7 @@ from daskglm.errors import DiskSpaceError, MemoryLimitError
 from daskglm.graph.images import Preparation
 from daskglm.graph.planning import Machine
 from daskglm.io.files import each, is_url, state
-from daskglm.io.nifti import NiftiHeader
+from daskglm.io.formats import NiftiHeader
 
 MB = 2**20
 # A process with everything imported, before it has any data, and what allocators keep of freed memory: measured.
@@ -262,22 +262,22 @@ def image_memory(header: NiftiHeader, how: Preparation) -> int:
     return memory + how.space.voxels.size * (2 * wide + 2)
 
 
-def store_memory(n_rows: int, n_voxels: int, chunk_bytes: int) -> int:
+def store_memory(n_bytes: int, chunk_bytes: int) -> int:
     """Memory that reading or writing chunks of a store takes, besides the array itself.
 
     Parameters
     ----------
-    n_rows, n_voxels : int
-        Size of the array.
+    n_bytes : int
+        Of the array.
     chunk_bytes : int
-        Bytes of a chunk of float32.
+        Of a chunk.
 
     Returns
     -------
     int
         Bytes.
     """
-    return 3 * min(_ZARR_CHUNKS * chunk_bytes, 4 * n_rows * n_voxels + chunk_bytes)
+    return 3 * min(_ZARR_CHUNKS * chunk_bytes, n_bytes + chunk_bytes)
 
 
 def map_bytes(n_grid: int, n_voxels: int) -> int:

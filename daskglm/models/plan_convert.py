@@ -10,7 +10,8 @@ from daskglm.errors import ImageError, ParameterError
 from daskglm.graph.convert import coverage_tree
 from daskglm.graph.images import Preparation, read_with_checksum
 from daskglm.graph.planning import machine
-from daskglm.io.nifti import NiftiHeader, read_header
+from daskglm.io.formats import NiftiHeader
+from daskglm.io.nifti import read_header
 from daskglm.io.store import SAMPLES_PER_CHUNK, VOXELS_PER_CHUNK, StoredSamples, check_target, is_store
 from daskglm.io.store_speed import write_seconds
 from daskglm.models.conversion_input import (
@@ -20,6 +21,7 @@ from daskglm.models.conversion_input import (
     participant_rows,
     preparation_of_store,
     reference_image,
+    type_of_store,
     usable_files,
 )
 from daskglm.models.options import Options, checked, preparation
@@ -77,7 +79,8 @@ def plan_conversion(
         how = preparation_of_store(output, options, new)
     else:
         how = preparation(reference_image(new, on_error), options)
-    new, faults = usable_files(new, how, on_error)
+    new, faults, double = usable_files(new, how, on_error)
+    dtype = type_of_store(output or "", exists, double)
     notes = [f"{count_text(len(kept), 'image')} in the store already"] if kept else []
     notes += [f"{count_text(len(faults), 'image')} left out, such as {next(iter(faults.values()))}"] if faults else []
     counted = mask is None and not exists
@@ -85,11 +88,13 @@ def plan_conversion(
         notes.append("no mask is given: one more pass finds it, and until then every voxel of the grid may be in it")
     paths = list(new.values())
     header = _largest(paths) if paths else None
-    plan = plan_files(paths, how, stored.names, counted, header, notes=tuple(notes))
-    return _timed(plan, paths, how, counted) if calibrate and paths else plan
+    plan = plan_files(paths, how, stored.names, counted, dtype, header, notes=tuple(notes))
+    return _timed(plan, paths, how, counted, dtype) if calibrate and paths else plan
 
 
-def conversion_needs(header: NiftiHeader, how: Preparation, n_images: int, counted: bool, n_threads: int) -> Needs:
+def conversion_needs(
+    header: NiftiHeader, how: Preparation, n_images: int, counted: bool, n_threads: int, dtype: Any
+) -> Needs:
     """Memory of a conversion.
 
     Parameters
@@ -104,6 +109,8 @@ def conversion_needs(header: NiftiHeader, how: Preparation, n_images: int, count
         Whether a pass for the mask comes first.
     n_threads : int
         Tasks at a time, all workers together.
+    dtype : numpy dtype
+        Of the values of the store.
 
     Returns
     -------
@@ -112,8 +119,9 @@ def conversion_needs(header: NiftiHeader, how: Preparation, n_images: int, count
     n_voxels, rows = how.space.voxels.size, min(n_images, SAMPLES_PER_CHUNK)
     image = image_memory(header, how)
     # The images, the chunk that they go into, and what Zarr makes of it.
-    chunk = 4 * SAMPLES_PER_CHUNK * min(n_voxels, VOXELS_PER_CHUNK)
-    task = 2 * 4 * rows * n_voxels + image + store_memory(rows, n_voxels, chunk)
+    size = np.dtype(dtype).itemsize
+    chunk = size * SAMPLES_PER_CHUNK * min(n_voxels, VOXELS_PER_CHUNK)
+    task = 2 * size * rows * n_voxels + image + store_memory(size * rows * n_voxels, chunk)
     if not counted:
         return Needs(0, task, 0)
     # Counts wait for those that they are added to: the tree is walked depth first, so few of each level do.
@@ -123,8 +131,8 @@ def conversion_needs(header: NiftiHeader, how: Preparation, n_images: int, count
 
 
 def plan_files(
-    paths: Sequence[str], how: Preparation, names: Sequence[str], counted: bool, header: NiftiHeader | None = None,
-    n_bytes: int | None = None, notes: tuple[str, ...] = (),
+    paths: Sequence[str], how: Preparation, names: Sequence[str], counted: bool, dtype: Any,
+    header: NiftiHeader | None = None, n_bytes: int | None = None, notes: tuple[str, ...] = (),
 ) -> Plan:  # fmt: skip
     """The plan of a conversion of files whose headers were looked at.
 
@@ -138,6 +146,8 @@ def plan_files(
         Samples of the store, empty where a row is free.
     counted : bool
         Whether a pass for the mask comes first.
+    dtype : numpy dtype
+        Of the values of the store.
     header : NiftiHeader, optional
         The one whose image takes most memory; by default one of the grid at double
         precision, and no file is looked at.
@@ -156,7 +166,7 @@ def plan_files(
         header = NiftiHeader(how.space.shape, how.space.affine, double, double, 2.0, 0.0, 352, b"")
     needs = Needs(0, 0, 0)
     if header is not None:
-        needs = conversion_needs(header, how, n_images, counted, where.workers * where.threads)
+        needs = conversion_needs(header, how, n_images, counted, where.workers * where.threads, dtype)
     n_chunks, passes = len(_rows_by_chunk(names, n_images)), 2 if counted else 1
     return Plan(
         command="convert",
@@ -166,21 +176,21 @@ def plan_files(
         complete=needs,
         bytes_read=passes * (files_bytes(paths) if n_bytes is None else n_bytes),
         # Checksums and metadata besides the values, and columns of the table.
-        bytes_written=n_chunks * SAMPLES_PER_CHUNK * (4 * n_voxels + 2000) + 16 * n_voxels + 100_000,
+        bytes_written=n_chunks * SAMPLES_PER_CHUNK * (dtype.itemsize * n_voxels + 2000) + 16 * n_voxels + 100_000,
         scratch=0,
         n_tasks=n_chunks + (sum(coverage_tree(n_images)) if counted else 0),
         notes=notes,
     )
 
 
-def _timed(plan: Plan, paths: list[str], how: Preparation, counted: bool) -> Plan:
+def _timed(plan: Plan, paths: list[str], how: Preparation, counted: bool, dtype: Any) -> Plan:
     """The plan with its time, from one image."""
     try:
         # A file is read once more for its checksum.
         reading = seconds_of(lambda: read_with_checksum(paths[len(paths) // 2], how))
     except ImageError:
         return plan
-    work = len(paths) * (reading * (2 if counted else 1) + how.space.voxels.size * write_seconds())
+    work = len(paths) * (reading * (2 if counted else 1) + how.space.voxels.size * write_seconds(dtype))
     together = min(plan.machine.workers * plan.machine.threads, max(1, plan.n_tasks))
     return replace(plan, seconds=work / together)
 

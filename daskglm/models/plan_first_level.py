@@ -17,7 +17,8 @@ from daskglm.graph.planning import Machine, machine
 from daskglm.graph.runs import _SLAB_VALUES, _SLAB_VOLUMES
 from daskglm.io.bids import Run, find_runs
 from daskglm.io.confound_strategies import parse_strategies
-from daskglm.io.nifti import NiftiHeader, read_header, stream_volumes
+from daskglm.io.formats import NiftiHeader
+from daskglm.io.nifti import read_header, stream_volumes
 from daskglm.io.store import SAMPLES_PER_CHUNK
 from daskglm.kernels.basis import orthonormal_basis, with_constant
 from daskglm.kernels.lagged import Lags, plan_lags, sum_lagged
@@ -191,7 +192,7 @@ def plan_runs(
             header = replace(
                 first.header, on_disk=np.dtype("f8"), in_memory=np.dtype("f8"), shape=first.header.shape[:3]
             )
-            store = conversion_needs(header, whole, len(people), True, where.workers * where.threads)
+            store = conversion_needs(header, whole, len(people), True, where.workers * where.threads, header.in_memory)
             client, task, held = store.client, max(task, store.per_task), store.held
         needs = Needs(held, task, client + 4 * 8 * grid)
         per_map = map_bytes(grid, first.n_voxels)
@@ -199,7 +200,7 @@ def plan_runs(
         n_maps += len(people) * (len(OUTPUT_TYPES) * len(treatment.contrasts) + 1)
         n_rows = -(-len(people) // SAMPLES_PER_CHUNK) * SAMPLES_PER_CHUNK
         written = n_maps * per_map + len(runs) * max(text_bytes(item.n_volumes, item.rank) for item in largest)
-        written += n_stores * (n_rows * (4 * grid + 2000) + 16 * grid)
+        written += n_stores * (n_rows * (8 * grid + 2000) + 16 * grid)
     n_chunks = -(-len(people) // SAMPLES_PER_CHUNK)
     per_store = n_chunks + sum(coverage_tree(len(people)))
     notes = ("no brain mask is in the derivatives: every voxel of the grid may be in it",) if any(

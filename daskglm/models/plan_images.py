@@ -12,7 +12,8 @@ from daskglm.graph.glm import coverage
 from daskglm.graph.images import lazy_array, read_prepared
 from daskglm.graph.planning import count_tasks
 from daskglm.io.files import is_url
-from daskglm.io.nifti import NiftiHeader, read_header
+from daskglm.io.formats import NiftiHeader
+from daskglm.io.nifti import read_header
 from daskglm.io.store import SAMPLES_PER_CHUNK, VOXELS_PER_CHUNK, is_store
 from daskglm.models.inputs import Choice, Loaded, expand, load_images
 from daskglm.models.options import Options, header_image, preparation
@@ -65,9 +66,11 @@ class Source:
         if self.image:
             return self.image
         rows = max(self.data.chunks[0])
-        chunk = 4 * SAMPLES_PER_CHUNK * min(VOXELS_PER_CHUNK, voxels)
+        size = self.data.dtype.itemsize
+        chunk = size * SAMPLES_PER_CHUNK * min(VOXELS_PER_CHUNK, voxels)
         # Samples or voxels that are left out are left out of a copy.
-        return store_memory(rows, voxels, chunk) + rows * voxels * (10 if self.zero_is_missing else 4)
+        copied = 2 * size + 2 if self.zero_is_missing else size
+        return store_memory(size * rows * voxels, chunk) + rows * voxels * copied
 
     def passes(self, n_tasks: int) -> tuple[int, int, tuple[str, ...]]:
         """Bytes and tasks of all passes over the images.

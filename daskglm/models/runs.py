@@ -120,6 +120,7 @@ def run_repetition_time(source: Any) -> float | None:
         In seconds; None where the header says none.
     """
     header = nib.Nifti1Header(read_header(source).raw, check=False) if isinstance(source, str) else source.header
+    header = nib.Nifti1Header.from_header(header, check=False)
     return repetition_time(header)
 
 

@@ -18,6 +18,7 @@ from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.models.array_glm import RegressionResults, labelled
+from daskglm.models.doubts import warn_of_doubts
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.first_level_input import are_models, contrast_key, effects_of_models, subjects_of_models
 from daskglm.models.functional import check_any_fitted, compute_contrasts, design_of_formula, map_image
@@ -168,6 +169,8 @@ class SecondLevelModel(VoxelwiseModel):
         self._keep(first)
         self._names = sample_names(first.images)
         if self._models is None:
+            for item in loaded.values():
+                warn_of_doubts(item, self._options())
             self._fit_loaded(loaded)
         return self
 

@@ -125,7 +125,7 @@ def print_store(images: xr.Dataset, console: Console) -> None:
     rows = [
         ("samples", f"{len(names):,} ({names[0]} ... {names[-1]})"),
         ("voxels", f"{space.voxels.size:,} of {' x '.join(map(str, space.shape))}, {sizes} mm"),
-        ("size", f"{images['data'].nbytes / 1e9:.3f} GB as float32"),
+        ("size", f"{images['data'].nbytes / 1e9:.3f} GB of {images['data'].dtype} values"),
         (
             "missing means",
             {"nan": "not finite", "zero": "not finite, or zero"}.get(images.attrs.get("missing", "nan"), "?"),

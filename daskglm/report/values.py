@@ -142,8 +142,8 @@ def store_values(images: xr.Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        n, samples, voxels, shape, affine, bytes, what is missing, columns of the participants, samples left out and
-        software.
+        n, samples, voxels, shape, affine, bytes, type of the values, what is missing, columns of the participants,
+        samples left out and software.
     """
     space, table = space_of(images), participants_of(images)
     return {
@@ -153,6 +153,7 @@ def store_values(images: xr.Dataset) -> dict[str, Any]:
         "shape": [int(size) for size in space.shape],
         "affine": space.affine.tolist(),
         "bytes": int(images["data"].nbytes),
+        "dtype": str(images["data"].dtype),
         "missing": images.attrs.get("missing", "nan"),
         "participants": [] if table is None else [str(name) for name in table.columns],
         "left_out": images.attrs.get("quarantined", {}),

@@ -13,6 +13,7 @@ maps       ``effect_size (contrast, component, voxel)``: one component for t, as
 =========  ==========================================================================================
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from daskglm.schema.names import check_unique
 from daskglm.schema.space import VolumeSpace
 
 FORMAT_VERSION = 1
+# What Zarr takes for the name of an array.
+_ARRAY_NAME = re.compile(r"(?!__)(?!\.+$)[^/]+", re.DOTALL)
 SOURCE_COLUMNS = ("source", "source_size", "source_mtime", "source_crc32")
 """Per-sample variables of a store that are not columns of the participants table."""
 
@@ -164,11 +167,17 @@ def participant_columns(participants: pd.DataFrame) -> dict[str, Any]:
     Raises
     ------
     ImageError
-        Where a column's name is taken by the images dataset itself.
+        Where a column's name is taken by the images dataset itself, or is no name of a Zarr array.
     """
     taken = {"data", "sample", "voxel", *SOURCE_COLUMNS} & {str(name) for name in participants.columns}
     if taken:
         raise ImageError(f"columns {listing(sorted(taken))} of the participants table are reserved; rename them")
+    wrong = [name for name in map(str, participants.columns) if not _ARRAY_NAME.fullmatch(name)]
+    if wrong:
+        raise ImageError(
+            "columns of the participants table become arrays of a store, whose names have no slash and do not begin "
+            f"with two underscores, but there are {listing(map(repr, wrong))}; rename them"
+        )
     columns: dict[str, Any] = {}
     for name, column in participants.items():
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):

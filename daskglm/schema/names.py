@@ -14,7 +14,9 @@ _ENTITY = re.compile(r"(?:^|[/\\_])(ses|run)-([A-Za-z0-9+]+)")
 _PAIRED = re.compile(r"(?:^|[/\\_])(sub|ses|run)-([A-Za-z0-9+]+)")
 # File systems take names of 255 bytes, and the label is not all of the name.
 _MAX_LABEL = 120
-_SUFFIXES = (".nii.gz", ".nii", ".img", ".hdr")
+_ENDS, _PACKED = ("nii", "img", "hdr", "mgh", "mgz", "brik", "head"), (".gz", ".bz2", ".zst", "")
+IMAGE_SUFFIXES = tuple(f".{end}{more}" for more in _PACKED for end in _ENDS)
+"""Ends of the names of images, the longest first."""
 _OPERATORS = {"-": " minus ", "+": " plus ", ">": " gt ", "<": " lt ", "/": " over ", "*": " times "}
 
 
@@ -120,7 +122,7 @@ def stem(path: str) -> str:
     'sub-01_stat-z'
     """
     name = PurePath(path).name
-    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), name)
+    return next((name[: -len(suffix)] for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), name)
 
 
 def subject_id(path: str) -> str | None:

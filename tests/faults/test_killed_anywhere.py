@@ -7,7 +7,7 @@ import pytest
 from killing import kill_anywhere, make_inputs
 
 import daskglm
-from daskglm.io.conversions import begin_appending
+from daskglm.io import store_writing
 
 MOMENTS = 5
 
@@ -24,13 +24,22 @@ def test_killed_anywhere(inputs, tmp_path, command):
     assert sum(kills.whole) > 0  # some came in the middle
 
 
-def test_killed_while_a_column_was_created(cohort, tmp_path):
+def test_killed_while_a_column_was_created(cohort, tmp_path, monkeypatch):
     """A folder with a part of its first file is no other's: the conversion goes on."""
-    store = tmp_path / "all.zarr"
-    daskglm.convert(cohort.paths[:6], str(store), mask=cohort.mask_img)
-    begin_appending(str(store))
-    (store / "source_size_").mkdir()
-    (store / "source_size_" / "zarr.json.x.partial").touch()
+    store, create = tmp_path / "all.zarr", store_writing._create
+
+    def kill(group, name, *given):
+        if name != "source_size":
+            return create(group, name, *given)
+        (store / name).mkdir()
+        (store / name / f"zarr.{'0' * 32}.partial").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store_writing, "_create", kill)
+        with pytest.raises(KeyboardInterrupt):
+            daskglm.convert(cohort.paths, str(store), mask=cohort.mask_img)
+    assert list(store.rglob("*.partial"))
     daskglm.convert(cohort.paths, str(store), mask=cohort.mask_img)
     assert daskglm.open_images(str(store)).sizes["sample"] == 12
-    assert not (store / "source_size_").exists()
+    assert not list(store.rglob("*.partial"))

@@ -14,6 +14,7 @@ import pytest
 
 from daskglm.errors import OutputError
 from daskglm.io import files
+from daskglm.io.files import PARTIAL
 from daskglm.io.journal import COMMAND, STALE, load_record, load_records, running
 from daskglm.io.results import PROVENANCE, prepare_output, sweep, write_results
 from daskglm.models.group import group_analysis
@@ -218,16 +219,18 @@ def test_an_interrupted_writing_is_not_taken_for_files_of_others(tmp_path, monke
 
 
 def test_what_a_killed_process_was_writing_is_swept(tmp_path):
-    (tmp_path / ".partial-x").mkdir()
-    (tmp_path / ".partial-x" / "map").touch()
+    (tmp_path / f"{PARTIAL}1-x").mkdir()
+    (tmp_path / f"{PARTIAL}1-x" / "map").touch()
     (tmp_path / "mine").touch()
+    (tmp_path / ".partial-thesis").touch()
     (tmp_path / ".daskglm" / "moments" / "k").mkdir(parents=True)
-    (tmp_path / ".daskglm" / "moments" / "k" / ".partial-1-a.npz").touch()
+    (tmp_path / ".daskglm" / "moments" / "k" / f"{PARTIAL}1-a.npz").touch()
     (tmp_path / ".daskglm" / "moments" / "k" / "a.npz").touch()
     sweep(str(tmp_path), alone=False)
-    assert (tmp_path / ".partial-x").exists()
+    assert (tmp_path / f"{PARTIAL}1-x").exists()
     sweep(str(tmp_path))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [".daskglm", "a.npz", "k", "mine", "moments"]
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert left == [".daskglm", ".partial-thesis", "a.npz", "k", "mine", "moments"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

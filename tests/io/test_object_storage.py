@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import nibabel as nib
@@ -18,6 +19,7 @@ from daskglm.errors import CorruptImageError, ImageError, OutputError, Parameter
 from daskglm.io import files
 from daskglm.io.cache import file_states
 from daskglm.io.nifti import read_values, stream_volumes, write_image
+from daskglm.io.tables import read_table
 from daskglm.io.urls import redacted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -162,12 +164,26 @@ def test_secrets_are_in_no_task_message_or_attribute(cohort, remote, bucket, tmp
     texts.append(repr(fit.__dict__).encode())
     files.remove(files.join(store, "data", "zarr.json"))
     for broken in (store, f"{bucket.url}-absent/x.zarr", f"{bucket.url}/absent.nii.gz"):
-        with pytest.raises((StoreError, ImageError)) as caught:
+        with pytest.raises((StoreError, ImageError, StorageError)) as caught:
             daskglm.SecondLevelModel().fit(broken, formula="~ 1")
         texts.append(repr(caught.value).encode())
     for text in texts:
         assert SECRET.encode() not in text
         assert KEY_ID.encode() not in text
+
+
+def test_a_bucket_that_does_not_exist_is_told(cohort, bucket, tmp_path):
+    url, told = f"{bucket.url}-absent", r"there is no bucket cohorts-\d+-absent; correct the URL"
+    calls = [
+        lambda: daskglm.open_images(f"{url}/all.zarr"),
+        lambda: daskglm.SecondLevelModel().fit(f"{url}/*.nii.gz", formula="~ 1"),
+        lambda: daskglm.SecondLevelModel().fit([f"{url}/sub-01.nii.gz", f"{url}/sub-02.nii.gz"], formula="~ 1"),
+        lambda: daskglm.convert(cohort.paths, f"{url}/all.zarr", mask=cohort.mask_img),
+        lambda: read_table(f"{url}/participants.tsv"),
+    ]
+    for call in calls:
+        with pytest.raises((StorageError, OutputError), match=told):
+            call()
 
 
 @pytest.mark.parametrize("url", ["s3://nobody:TheSecretOfNobody@bucket/x", "https://TheSecretOfNobody@host/x.nii.gz"])
@@ -281,7 +297,7 @@ def test_images_and_stores_on_a_web_server(cohort):
             server.shutdown()
             thread.join()
     assert values.tobytes() == cohort.data[0].ravel(order="F").tobytes()
-    assert data.tobytes() == cohort.vectors.astype(np.float32).tobytes()
+    assert data.tobytes() == cohort.vectors.tobytes()
 
 
 @pytest.fixture(params=["disk", "s3", "memory"])
@@ -328,9 +344,22 @@ def test_files_are_alike_on_disks_and_behind_urls(root):
         assert file.seek(250_000) == 250_000
         assert file.read() == content[250_000:]
         assert file.seek(0, os.SEEK_END) == 300_000
-    files.remove(files.join(root, "a"))
-    files.remove(files.join(root, "a"))
+    assert files.list_below(root) == ["a/.hidden.txt", "a/b/y.txt", "a/x.txt", "z.txt"]
+    for path in [*paths[:2], *paths[:2], paths[3]]:
+        files.remove(path)
+    files.remove_empty(files.join(root, "a"))
     assert files.list_names(root) == ["z.txt"]
+
+
+def test_a_folder_is_not_removed_with_what_is_in_it(root):
+    path = files.join(root, "a", "b", "x.txt")
+    files.write_bytes(path, b"")
+    for folder in (root, files.join(root, "a"), files.join(root, "a", "b")):
+        with suppress(OSError):
+            files.remove(folder)
+        files.remove_empty(folder)
+    assert files.read_bytes(path) == b""
+    files.remove(path)
 
 
 def test_of_many_that_create_a_file_one_succeeds(root):

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from cohorts import AFFINE
 from dask.callbacks import Callback
+from scipy.stats import ttest_1samp
 
 import daskglm
 from daskglm.errors import CorruptImageError, DesignError, ImageError, OutputError, SpaceError, StoreError
@@ -33,9 +35,9 @@ def test_opening_is_xarray_and_nothing_else(cohort, tmp_path, small_chunks):
     daskglm.convert(cohort.paths, path, mask=cohort.mask_img, participants=cohort.table_path)
     images = xr.open_zarr(path)
     assert images["data"].dims == ("sample", "voxel")
-    assert images["data"].dtype == np.float32
+    assert images["data"].dtype == np.float64
     assert [str(name) for name in images["sample"].values] == cohort.names
-    assert np.array_equal(images["data"].values, cohort.vectors.astype(np.float32))
+    assert np.array_equal(images["data"].values, cohort.vectors)
     assert np.array_equal(images["age"].values, cohort.table["age"])
     assert [str(value) for value in images["sex"].values] == list(cohort.table["sex"])
     assert [os.path.basename(str(name)) for name in images["source"].values] == [Path(p).name for p in cohort.paths]
@@ -97,7 +99,7 @@ def test_an_interruption_claims_nothing_and_continues(cohort, tmp_path, small_ch
     assert set(result.written) | set(result.kept) == set(cohort.names)
     images = daskglm.open_images(path).load()
     order = [cohort.names.index(str(name)) for name in images["sample"].values]
-    assert np.array_equal(images["data"].values, cohort.vectors[order].astype(np.float32))
+    assert np.array_equal(images["data"].values, cohort.vectors[order])
 
 
 def test_data_before_names(cohort, tmp_path, small_chunks, monkeypatch):
@@ -117,7 +119,7 @@ def test_data_before_names(cohort, tmp_path, small_chunks, monkeypatch):
     images = xr.open_zarr(path, consolidated=False)
     assert {str(name) for name in images["sample"].values} == {""}
     daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
-    assert np.array_equal(daskglm.open_images(path)["data"].values, cohort.vectors.astype(np.float32))
+    assert np.array_equal(daskglm.open_images(path)["data"].values, cohort.vectors)
 
 
 def test_a_lost_chunk_is_noticed(cohort, tmp_path, small_chunks):
@@ -157,11 +159,12 @@ def test_quarantine(cohort, tmp_path, small_chunks):
     images = daskglm.open_images(path)
     kept = [k for k in range(12) if k not in (5, 9)]
     assert [str(name) for name in images["sample"].values] == [cohort.names[k] for k in kept]
-    assert np.array_equal(images["data"].values, cohort.vectors[kept].astype(np.float32))
+    assert np.array_equal(images["data"].values, cohort.vectors[kept])
     # The file is restored: the same command takes it in, and the list is gone.
     for k in (5, 9):
         shutil.copy(cohort.paths[0], cohort.paths[k])
-    daskglm.convert(cohort.paths, path, mask=cohort.mask_img, on_error="quarantine")
+    with pytest.warns(UserWarning, match="same bytes: sub-01 and sub-06, sub-01 and sub-10; check that each is"):
+        daskglm.convert(cohort.paths, path, mask=cohort.mask_img, on_error="quarantine")
     assert daskglm.open_images(path).sizes["sample"] == 12
     assert not (tmp_path / "cohort_quarantined.tsv").exists()
 
@@ -187,7 +190,7 @@ def test_a_disk_that_was_full_before_the_first_sample_leaves_nothing_that_hinder
     table = cohort.table.rename(columns={"sex": "arm"}).assign(age=[*"abcdefghijkl"])
     daskglm.convert(cohort.paths, path, mask=cohort.mask_img, participants=table)
     images = daskglm.open_images(path)
-    assert np.array_equal(images["data"].values, cohort.vectors.astype(np.float32))
+    assert np.array_equal(images["data"].values, cohort.vectors)
     assert [str(value) for value in images["age"].values] == [*"abcdefghijkl"]
     assert ("arm" in images, "sex" in images) == (True, False)
 
@@ -336,7 +339,7 @@ def test_a_failed_append_leaves_the_store_usable(cohort, tmp_path):
             daskglm.convert(paths, store, mask=cohort.mask_img)
         images = daskglm.open_images(store)
         assert [str(name) for name in images["sample"].values][:6] == cohort.names[:6]
-        assert np.array_equal(images["data"].values[:6], cohort.vectors[:6].astype(np.float32))
+        assert np.array_equal(images["data"].values[:6], cohort.vectors[:6])
 
 
 def test_lost_labels_are_noticed(cohort, tmp_path):
@@ -366,14 +369,14 @@ def test_a_store_larger_than_a_block_is_read_in_blocks(cohort, tmp_path, small_c
     path = str(tmp_path / "cohort.zarr")
     daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
     assert daskglm.open_images(path)["data"].chunks == ((12,), (90,))  # little: one block
-    monkeypatch.setattr(store_module, "_BLOCK_BYTES", 2 * 4 * 4 * 40)  # two chunks
+    monkeypatch.setattr(store_module, "_BLOCK_BYTES", 2 * 8 * 4 * 40)  # two chunks
     data = daskglm.open_images(path)["data"]
     assert data.chunks == ((8, 4), (40, 40, 10))
-    assert np.array_equal(data.values, cohort.vectors.astype(np.float32))
+    assert np.array_equal(data.values, cohort.vectors)
     monkeypatch.undo()
     n_samples, n_voxels = 10_000, 200_000
     stored = (store_module.SAMPLES_PER_CHUNK, store_module.VOXELS_PER_CHUNK)
-    blocks = store_module._task_chunks((n_samples, n_voxels), stored)
+    blocks = store_module._task_chunks((n_samples, n_voxels), stored, 4)
     assert 4 * blocks["sample"] * blocks["voxel"] <= 2**25
     assert blocks["sample"] < n_samples
     assert blocks["voxel"] < n_voxels
@@ -403,3 +406,111 @@ class Counting(Callback):
 
     def _posttask(self, *_):
         self.n_tasks += 1
+
+
+def stored(images, path, **options):
+    """What a store made of images says of their values."""
+    daskglm.convert(images, str(path), **options)
+    return daskglm.open_images(str(path))
+
+
+EMPTY = {"nothing": np.nan, "zero": 0, "no": False, "text": "", "none": None}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_column_of_nothing_is_stored(cohort, tmp_path, small_chunks, name):
+    """A column whose values are all missing, or all what an array is filled with: written, opened, appended to."""
+    table = cohort.table.assign(**{name: EMPTY[name]})
+    path, options = tmp_path / "all.zarr", {"participants": table, "mask": cohort.mask_img}
+    for count in (8, 12):
+        images = stored(cohort.paths[:count], path, **{**options, "participants": table[:count]})
+        assert images.sizes["sample"] == count
+    values = images[name].values
+    assert pd.isna(values).all() or set(values.tolist()) <= {0, "False", ""}
+
+
+def test_columns_that_are_no_names_of_arrays(cohort, tmp_path):
+    for name in ("n/a", "__age", "..", ""):
+        table = cohort.table.assign(**{name: 1.0})
+        with pytest.raises(ImageError, match=f"no slash .*{name!r}; rename them"):
+            daskglm.convert(cohort.paths, str(tmp_path / "all.zarr"), participants=table, mask=cohort.mask_img)
+
+
+def test_a_block_without_data_is_stored(cohort, tmp_path, small_chunks):
+    """A site without the lower half of the brain: alone, and appended to a store of others."""
+    bare, half = [path.replace("sub-", "low_sub-1") for path in cohort.paths], np.zeros(cohort.mask.shape, bool)
+    half[:, :, :2] = True
+    for path, values in zip(bare, cohort.data, strict=True):
+        nib.Nifti1Image(np.where(half, np.nan, values), AFFINE).to_filename(path)
+    inside = half.ravel(order="F")[cohort.mask.ravel(order="F")]
+    expected = np.where(inside, np.nan, cohort.vectors)
+    alone = stored(bare, tmp_path / "bare.zarr", mask=cohort.mask_img)
+    np.testing.assert_array_equal(alone["data"].values, expected)
+    stored(cohort.paths[:8], tmp_path / "all.zarr", mask=cohort.mask_img)
+    both = stored([*cohort.paths[:8], *bare], tmp_path / "all.zarr", mask=cohort.mask_img)
+    np.testing.assert_array_equal(both["data"].values, [*cohort.vectors[:8], *expected])
+
+
+def test_a_mask_of_the_first_voxel_alone_is_stored(cohort, tmp_path):
+    first = np.zeros(cohort.mask.shape, np.uint8)
+    first[0, 0, 0] = 1
+    images = stored(cohort.paths, tmp_path / "all.zarr", mask=nib.Nifti1Image(first, AFFINE))
+    assert images["voxel"].values.tolist() == [0]
+
+
+def test_a_block_that_no_task_came_to_is_no_loss(cohort, tmp_path, small_chunks):
+    """A conversion that failed in the middle, whose later blocks were written: what is whole can be read."""
+    path, names = str(tmp_path / "all.zarr"), np.array(cohort.names, dtype=object)
+    store_writing.create_store(path, preparation(header_image(cohort.paths[0]), Options(cohort.mask_img)).space, {})
+    data = cohort.vectors.astype(np.float32)
+    for rows in store_writing.allocate(path, 12, {"age": cohort.table["age"].to_numpy()})[::2]:
+        columns = {"age": cohort.table["age"].to_numpy()[rows.rows]}
+        store_writing.write_samples(path, rows, data[rows.rows], list(names[rows.rows]), columns)
+    store_writing.finish_store(path, {})
+    images = daskglm.open_images(path)
+    assert images["sample"].values.tolist() == [*cohort.names[:4], *cohort.names[8:]]
+    np.testing.assert_array_equal(images["data"].values, data[[*range(4), *range(8, 12)]])
+
+
+def test_stores_have_the_digits_of_the_images(cohort, tmp_path):
+    """T of values around ten million, of float64, scaled and integer images: through a store as SciPy has it."""
+    rng = np.random.default_rng(3)
+    values = 1e7 + rng.standard_normal((12, *cohort.mask.shape)) + 0.5
+    reference = 1e7
+    for kind in ("f8", "i4", "i2"):
+        paths = []
+        for name, data in zip(cohort.names, values, strict=True):
+            image = nib.Nifti1Image(data if kind == "f8" else np.round(1000 * (data - reference)).astype(kind), AFFINE)
+            if kind != "f8":
+                image.header.set_slope_inter(1e-3, reference)
+            paths.append(str(tmp_path / f"{name}_{kind}.nii"))
+            image.to_filename(paths[-1])
+        images = stored(paths, tmp_path / f"{kind}.zarr", mask=cohort.mask_img)
+        assert images["data"].dtype == np.float64
+        read = np.array([nib.load(path).get_fdata()[cohort.mask] for path in paths])
+        design = pd.DataFrame({"intercept": np.ones(12)})
+        for given in (str(tmp_path / f"{kind}.zarr"), paths):
+            model = daskglm.SecondLevelModel(mask_img=cohort.mask_img).fit(given, design_matrix=design)
+            # Against the mean of all, so that t is not a million.
+            effect = model.compute_contrast("intercept", output_type="effect_size").get_fdata()[cohort.mask]
+            variance = model.compute_contrast("intercept", output_type="effect_variance").get_fdata()[cohort.mask]
+            t = (effect - reference) / np.sqrt(variance)
+            np.testing.assert_allclose(t, ttest_1samp(read - reference, 0).statistic, rtol=1e-7, atol=1e-7)
+
+
+def test_a_store_of_fewer_digits_is_not_given_more(cohort, tmp_path):
+    """Float32 images make a store of float32; appending others to it is refused, with what to do."""
+    single = []
+    for name, data in zip(cohort.names[:6], cohort.data, strict=False):
+        single.append(str(tmp_path / f"{name}.nii"))
+        nib.Nifti1Image(data.astype(np.float32), AFFINE).to_filename(single[-1])
+    assert stored(single, tmp_path / "all.zarr", mask=cohort.mask_img)["data"].dtype == np.float32
+    with pytest.raises(StoreError, match=r"has float32 values and sub-07.* have more digits .*overwrite=True"):
+        daskglm.convert([*single, *cohort.paths[6:]], str(tmp_path / "all.zarr"), mask=cohort.mask_img)
+    assert daskglm.open_images(str(tmp_path / "all.zarr")).sizes["sample"] == 6
+    both = stored([*single, *cohort.paths[6:]], tmp_path / "both.zarr", mask=cohort.mask_img)
+    np.testing.assert_array_equal(both["data"].values[6:], cohort.vectors[6:])
+    double = stored(cohort.paths[6:], tmp_path / "double.zarr", mask=cohort.mask_img)
+    assert double["data"].dtype == np.float64
+    more = stored([*cohort.paths[6:], *single], tmp_path / "double.zarr", mask=cohort.mask_img)
+    np.testing.assert_array_equal(more["data"].values[6:], cohort.vectors[:6].astype(np.float32))

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from daskglm import first_level_analysis, open_images
 from daskglm.cli.main import main
 from daskglm.errors import ContrastError, DesignError, OutputError, ParameterError
+from daskglm.io.files import PARTIAL
 from daskglm.io.locks import lock_folder
 
 SHAPE, N_VOLUMES, T_R = (4, 4, 3), 40, 2.0
@@ -226,9 +227,9 @@ def test_maps_without_a_complete_receipt_are_removed(dataset, output):
     assert left(output, "*aMinusB*statmap*")
     folder = output / "sub-01" / "func"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".partial-1-map.nii.gz").touch()
+    (folder / f"{PARTIAL}1-map.nii.gz").touch()
     analyse(dataset, output, {"a": "a"})
-    assert left(output, "*aMinusB*") == left(output, ".partial*") == []
+    assert left(output, "*aMinusB*") == left(output, f"{PARTIAL}*") == []
 
 
 def test_a_store_is_made_once(dataset, output):
