@@ -15,7 +15,7 @@ from daskglm.errors import DesignError, listing
 ID_COLUMNS = ("participant_id", "subject_label")
 _SESSION_COLUMNS, _RUN_COLUMNS = ("session_id", "ses", "session"), ("run_id", "run")
 # Of BIDS; plus signs are in labels of newer datasets.
-_ENTITY = re.compile(r"(?:^|[_/\\])(sub|ses|run)-([A-Za-z0-9+]+)")
+_ENTITY = re.compile(r"(?:^|[_/\\])(sub|ses|run)-([A-Za-z0-9+]+)(?=[_/\\.]|\Z)")
 _HEAD = 4
 
 Key = tuple[str, ...]
