@@ -30,6 +30,9 @@ from daskglm.kernels.permutation_blocks import Observed, Test
 from daskglm.kernels.tfce import Grid, check_enhancement
 from daskglm.schema.datasets import space_of
 
+# How statistics are compared and counted: what was kept by another way is not gone on from.
+_COUNTING = 2
+
 
 def permutation_test(
     images: xr.Dataset,
@@ -260,6 +263,7 @@ def _key(
 ) -> str:
     """Hash of all that the numbers of a rearrangement depend on."""
     what = [
+        _COUNTING,
         [(name, vars(test.parts), test.signed, test.two_sided, test.scheme, test.uneven, test.min_count,
           None if test.groups is None else test.groups.members)
          for name, test in tests.items()],
