@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from daskglm.design.contrasts import check_t_contrasts, parse_contrast
+from daskglm.design.contrasts import check_t_contrasts, contrast_matrix, parse_contrast
 from daskglm.errors import ContrastError, listing, option
 from daskglm.schema.names import bids_labels
 
@@ -40,7 +40,10 @@ def contrasts_of_design(
     columns, terms = [str(name) for name in design.columns], design.attrs.get("terms", {})
     t = named(contrasts if contrasts or f_contrasts else columns, columns, terms)
     check_t_contrasts(t, design)
-    return t_and_f(t, named(f_contrasts or {}, columns, terms))
+    definitions, kinds = t_and_f(t, named(f_contrasts or {}, columns, terms))
+    # Records hold texts and lists.
+    arrays = {name: item for name, item in definitions.items() if hasattr(item, "to_numpy") or hasattr(item, "tolist")}
+    return definitions | {name: contrast_matrix(item, columns, terms).tolist() for name, item in arrays.items()}, kinds
 
 
 def t_and_f(t: Mapping[str, Any], f: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -179,3 +179,18 @@ def test_names_are_printed_whole(table, tmp_path, command):
     assert status == 0, text
     assert name in text
     assert "C(group)[patient] " in text
+
+
+@pytest.mark.parametrize(
+    "weights", [[0, 1], np.array([0, 1]), pd.Series({"age": 1.0})], ids=["list", "array", "series"]
+)
+@pytest.mark.parametrize("analysis", [daskglm.group_analysis, daskglm.permutation_analysis])
+def test_weights_of_all_kinds_are_recorded(table, tmp_path, weights, analysis):
+    paths, participants_path, _, _ = table
+    more = {} if analysis is daskglm.group_analysis else {"n_perm": 3}
+    for name, contrast in (("weights", weights), ("text", "age")):
+        analysis(paths, tmp_path / name, "~ age", {"c": contrast}, participants=participants_path, **more)
+    file = "contrast-c_stat-t_statmap.nii.gz"
+    t = [np.asarray(nib.load(tmp_path / name / file).dataobj) for name in ("weights", "text")]
+    assert np.array_equal(*t, equal_nan=True)
+    assert "c (t contrast: " in daskglm.generate_report(tmp_path / "weights", bg_img=None, plot_type="glass").html
