@@ -317,7 +317,7 @@ def test_confounds(subject, tmp_path, kind):
 def test_events_as_paths(subject, tmp_path):
     paths = []
     for k, events in enumerate(subject.events):
-        paths.append(tmp_path / f"run-{k}_events.tsv")
+        paths.append(tmp_path / f"run-{k + 1}_events.tsv")
         events.to_csv(paths[-1], sep="\t", index=False)
     mine, other = models(subject, fit={"events": paths})
     assert_same(mine, other, [("a - b", None)], subject.mask)
