@@ -15,7 +15,7 @@ from daskglm.kernels import thresholds
 from daskglm.kernels.adjacency import grid_adjacency
 from daskglm.kernels.clusters import label_clusters
 from daskglm.kernels.clusters_table import large
-from daskglm.schema.space import VolumeSpace
+from daskglm.schema.space import VolumeSpace, one_volume
 
 Array = NDArray[np.float64]
 
@@ -375,7 +375,7 @@ def _read_mask(mask_img: Any, space: VolumeSpace) -> NDArray[np.bool_]:
         header, mask = read_mask(os.fspath(mask_img))
         affine = header.affine
     elif hasattr(mask_img, "dataobj"):
-        mask, affine = np.nan_to_num(np.asanyarray(mask_img.dataobj)) != 0, mask_img.affine
+        mask, affine = one_volume(np.nan_to_num(np.asanyarray(mask_img.dataobj)) != 0), mask_img.affine
     else:
         raise ParameterError(f"mask_img is an image, a path, a fitted masker or None, but it is {mask_img!r}")
     try:

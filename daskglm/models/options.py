@@ -15,7 +15,7 @@ from daskglm.graph.glm import coverage, fewest
 from daskglm.graph.images import Preparation, resample
 from daskglm.io.cache import file_states, kept, load_arrays, save_arrays
 from daskglm.io.nifti import read_header, read_mask
-from daskglm.schema.space import VolumeSpace
+from daskglm.schema.space import VolumeSpace, one_volume
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def mask_of(options: Options, space: VolumeSpace) -> NDArray[np.bool_] | None:
     elif not hasattr(mask_img, "dataobj"):
         raise ParameterError(f"mask_img is an image, a path, a fitted masker, False or None, but it is {mask_img!r}")
     else:
-        mask = np.nan_to_num(np.asanyarray(mask_img.dataobj)) != 0
+        mask = one_volume(np.nan_to_num(np.asanyarray(mask_img.dataobj)) != 0)
         affine, name = mask_img.affine, "the mask"
     if options.target_affine is not None:
         image = nib.Nifti1Image(mask.astype(np.float32), affine)

@@ -14,6 +14,27 @@ from daskglm.errors import SpaceError, option
 _AFFINE_TOLERANCE = 1e-3
 
 
+def one_volume(grid: NDArray[Any]) -> NDArray[Any]:
+    """Drop the dimensions of one beyond the third, where a 4-D image is one volume.
+
+    Parameters
+    ----------
+    grid : array
+        Values of an image.
+
+    Returns
+    -------
+    array
+        3-D where it is one volume; else as it is.
+
+    Examples
+    --------
+    >>> one_volume(np.ones((4, 5, 6, 1))).shape, one_volume(np.ones((4, 5, 6, 2))).shape
+    ((4, 5, 6), (4, 5, 6, 2))
+    """
+    return grid.reshape(grid.shape[:3]) if grid.ndim > 3 and set(grid.shape[3:]) == {1} else grid
+
+
 @dataclass(frozen=True)
 class VolumeSpace:
     """Voxels of a volume: a grid, its affine and the voxels of it that are analysed.

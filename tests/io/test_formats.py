@@ -238,3 +238,14 @@ def test_tables_that_are_not_here(cohort, tmp_path):
     for name, text in told.items():
         with pytest.raises(DesignError, match=text):
             read_table(str(tmp_path / f"{name}.tsv"))
+
+
+def test_masks_of_one_volume_in_four_dimensions(cohort, tmp_path):
+    """From a file and in memory, of a model and of a threshold."""
+    mask = nib.Nifti1Image(cohort.mask[..., None].astype(np.uint8), AFFINE)
+    mask.to_filename(tmp_path / "mask.nii.gz")
+    for given in (mask, str(tmp_path / "mask.nii.gz")):
+        model = daskglm.SecondLevelModel(mask_img=given).fit(cohort.paths, design_matrix=cohort.design)
+        z = model.compute_contrast("age")
+        np.testing.assert_array_equal(z.get_fdata() != 0, cohort.mask)
+        daskglm.threshold_stats_img(z, mask_img=given, alpha=0.05, height_control="fdr")

@@ -269,7 +269,8 @@ def test_stores_in_memory(cohort):
     daskglm.convert(cohort.paths, "memory://cohorts/a.zarr", mask=cohort.mask_img)
     images = daskglm.open_images("memory://cohorts/a.zarr")
     assert images["data"].values.tobytes() == _local(cohort, mask=cohort.mask_img)["data"].values.tobytes()
-    files.remove("memory://cohorts")
+    for name in files.list_below("memory://cohorts"):
+        files.remove(files.join("memory://cohorts", name))
 
 
 def test_images_and_stores_on_a_web_server(cohort):
@@ -309,7 +310,8 @@ def root(request, tmp_path):
         yield str(tmp_path / "root")
     else:
         yield "memory://root"
-        files.remove("memory://root")
+        for name in files.list_below("memory://root"):
+            files.remove(files.join("memory://root", name))
 
 
 def test_files_are_alike_on_disks_and_behind_urls(root):
