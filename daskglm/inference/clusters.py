@@ -76,6 +76,9 @@ def get_clusters_table(
     if two_sided and stat_threshold < 0:
         raise ParameterError(f"a two-sided threshold is not negative, but it is {stat_threshold}; give its absolute")
     space, values = read_map(stat_img)
+    missing = int((~np.isfinite(values)).sum())
+    if missing:
+        warnings.warn(f"{missing:,} values that are not finite belong to no cluster", stacklevel=2)
     values[~np.isfinite(values)] = 0.0
     signs = (1, -1) if two_sided else (-1 if stat_threshold < 0 else 1,)
     rows: list[tuple[Any, ...]] = []

@@ -27,11 +27,42 @@ _VOXELS_TOGETHER = 2**14
 
 
 @dataclass(frozen=True)
-class Autoregression:
-    """The noise of a label: `order`, 0 for ordinary least squares, and `rho`, that many coefficients."""
+class OLSModel:
+    """Independent noise."""
 
-    order: int
+    order: int = 0
+
+
+@dataclass(frozen=True)
+class ARModel:
+    """Autoregressive noise: its order, and the coefficients of a label."""
+
     rho: Array
+
+    @property
+    def order(self) -> int:
+        """Number of the coefficients."""
+        return self.rho.size
+
+
+@dataclass(frozen=True)
+class TContrastResults:
+    """A t contrast: effect, its standard deviation, t and degrees of freedom, of the V voxels of a label."""
+
+    effect: Array
+    sd: Array
+    t: Array
+    df_den: float
+
+
+@dataclass(frozen=True)
+class FContrastResults:
+    """An F contrast: whitened effects, F and its degrees of freedom, of the V voxels of a label."""
+
+    effect: Array
+    F: Array
+    df_num: int
+    df_den: float
 
 
 @dataclass(frozen=True)
@@ -44,13 +75,13 @@ class RegressionResults:
         Fits of the V voxels.
     basis : Basis
         Of the design, p columns.
-    model : Autoregression
+    model : OLSModel or ARModel
         Their noise.
     """
 
     parts: tuple[Solution, ...]
     basis: Basis
-    model: Autoregression
+    model: OLSModel | ARModel
 
     @property
     def theta(self) -> Array:
@@ -72,6 +103,41 @@ class RegressionResults:
         """(X'W'WX)^-1 of complete voxels, (p, p)."""
         _, covariance = next(self.parts[0].covariances(self.basis.to_basis))
         return np.asarray(covariance[0])
+
+    def Tcontrast(self, matrix: Any) -> TContrastResults:  # noqa: N802
+        """Test one combination of the coefficients.
+
+        Parameters
+        ----------
+        matrix : (p,) or (1, p) array
+            Weights.
+
+        Returns
+        -------
+        TContrastResults
+        """
+        found = compute_contrast(self._labels, {0.0: self}, matrix, "t")
+        return TContrastResults(found.effect, np.sqrt(found.variance), found.stat(), found.dof)
+
+    def Fcontrast(self, matrix: Any) -> FContrastResults:  # noqa: N802
+        """Test several combinations of the coefficients together.
+
+        Parameters
+        ----------
+        matrix : (q, p) array
+            Weights.
+
+        Returns
+        -------
+        FContrastResults
+        """
+        found = compute_contrast(self._labels, {0.0: self}, matrix, "F")
+        return FContrastResults(found.effect, found.stat(), found.dim, found.dof)
+
+    @property
+    def _labels(self) -> Array:
+        """The one label of its voxels."""
+        return np.zeros(sum(part.count.size for part in self.parts))
 
 
 def run_glm(
@@ -152,8 +218,7 @@ def labelled(fits: Iterable[Any], basis: Basis) -> tuple[NDArray[Any], dict[Any,
     fits = tuple(fits)
     whitened = [fit for fit in fits if isinstance(fit, WhitenedFit) and fit.coefficients.shape[1]]
     if not whitened:
-        independent = Autoregression(0, np.empty(0))
-        return np.zeros(sum(fit.count.size for fit in fits)), {0.0: RegressionResults(fits, basis, independent)}
+        return np.zeros(sum(fit.count.size for fit in fits)), {0.0: RegressionResults(fits, basis, OLSModel())}
     parts: dict[str, list[WhitenedFit]] = {}
     labels: list[str] = []
     for fit in whitened:
@@ -163,7 +228,7 @@ def labelled(fits: Iterable[Any], basis: Basis) -> tuple[NDArray[Any], dict[Any,
                 parts.setdefault(name, []).append(of_label(fit, index))
         labels += names[fit.labels].tolist()
     results = {
-        name: RegressionResults(tuple(of_name), basis, Autoregression(rho.size, rho))
+        name: RegressionResults(tuple(of_name), basis, ARModel(rho))
         for name, of_name in parts.items()
         for rho in of_name[0].coefficients
     }
@@ -385,7 +450,10 @@ def expression_to_contrast_vector(expression: str, design_columns: Sequence[str]
     >>> expression_to_contrast_vector("task - rest", ["task", "rest"])
     array([ 1., -1.])
     """
-    matrix = parse_contrast(expression, [str(name) for name in design_columns])
+    columns = [str(name) for name in design_columns]
+    # As in nilearn a whole name comes first, also where it could be read as an expression.
+    given = f"`{expression}`" if expression in columns else expression
+    matrix = parse_contrast(given, columns)
     if len(matrix) > 1:
         raise ContrastError(f"a vector is of one contrast, but {expression!r} has {len(matrix)} rows; give each alone")
     vector: Array = matrix[0]

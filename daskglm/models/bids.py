@@ -2,20 +2,23 @@
 
 import math
 import os
+import re
 from collections.abc import Sequence
+from numbers import Real
+from types import NoneType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from daskglm.errors import ImageError, ParameterError, listing, nearest
+from daskglm.errors import ImageError, ParameterError, ParameterTypeError, listing, nearest
 from daskglm.io.bids import Run, find_runs
 from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_mask
 from daskglm.models.first_level import FirstLevelModel
 from daskglm.models.options import header_image
-from daskglm.models.run_times import slice_time_of, warn_of_times
+from daskglm.models.run_times import slice_time_of, warn_of_drifts, warn_of_times
 from daskglm.models.runs import LEFT_OUT
 from daskglm.schema.space import VolumeSpace
 
@@ -41,7 +44,7 @@ def first_level_from_bids(
     derivatives_folder: str = "derivatives",
     sessions: Sequence[str] | None = None,
     **parameters: Any,
-) -> tuple[list[FirstLevelModel], list[list[str]], list[list[pd.DataFrame]], list[list[pd.DataFrame]] | None]:
+) -> tuple[list[FirstLevelModel], list[list[str]], list[list[pd.DataFrame]], list[list[pd.DataFrame] | None]]:
     """Find the runs of a BIDS dataset: a model a subject, its images, events and confounds.
 
     ``models[k].fit(images[k], events[k], confounds[k])`` fits subject k. nilearn's function, with its defects
@@ -82,7 +85,8 @@ def first_level_from_bids(
         model, such as :func:`beta_series`, take ``sample_mask=model.sample_masks[image]``.
     images : list of list of str
     events : list of list of DataFrame
-    confounds : list of list of DataFrame, or None
+    confounds : list of list of DataFrame, or of None
+        None for a subject whose runs have no confounds, and for all with ``confounds_strategy=None``.
 
     Raises
     ------
@@ -97,12 +101,18 @@ def first_level_from_bids(
             f"parameters are those of FirstLevelModel, and confounds_..., but got {listing(unknown)}"
             f"{nearest(unknown[0], FirstLevelModel().get_params()) or '; correct them'}"
         )
+    _check_types(task_label, space_label, sub_labels, img_filters, t_r, slice_time_ref)
     runs = find_runs(
         dataset_path, task_label, space_label, subjects=sub_labels, exclude_subjects=exclude_subjects,
         sessions=sessions, filters=img_filters, derivatives=derivatives_folder,
     )  # fmt: skip
     strategies = _strategies(options)
     _check_usable(runs)
+    if "desc" not in dict(img_filters or []):
+        _check_one_description(runs)
+    if strategies is not None:
+        _check_confounds(runs)
+        warn_of_drifts(strategies, parameters.get("drift_model", "cosine"))
     subjects: dict[str, list[Run]] = {}
     for run in runs:
         subjects.setdefault(run.subject, []).append(run)
@@ -111,16 +121,68 @@ def first_level_from_bids(
         times = _times(own, t_r, slice_time_ref)
         mask = _common_mask(own) if isinstance(mask_img, str) and mask_img == "derivatives" else mask_img
         label = subject.removeprefix("sub-")
-        tables = [_confounds(run, strategies) for run in own] if strategies is not None else []
+        known = strategies is not None and own[0].confounds is not None
+        tables = [_confounds(run, strategies or {}) for run in own] if known else []
         masks = {run.bold: mask for run, (_, mask) in zip(own, tables, strict=bool(tables))}
         held = masks if any(mask is not None for mask in masks.values()) else None
         told = {**times, "mask_img": mask, "subject_label": label}
         models.append(FirstLevelModel(**{"sample_masks": held, **parameters, **told}))
         images.append([run.bold for run in own])
         events.append([read_events(str(run.events)) for run in own])
-        confounds.append([table for table, _ in tables])
+        confounds.append([table for table, _ in tables] if known else None)
     warn_of_times(runs, t_r, slice_time_ref)
-    return models, images, events, confounds if strategies is not None else None
+    return models, images, events, confounds
+
+
+def _check_types(
+    task_label: Any, space_label: Any, sub_labels: Any, img_filters: Any, t_r: Any, slice_time_ref: Any
+) -> None:
+    """Raise where a parameter is of another type, or a time is out of its range."""
+    texts = {"task_label": task_label, "space_label": space_label}
+    if isinstance(sub_labels, str) or not isinstance(sub_labels, (NoneType, Sequence, np.ndarray, pd.Series)):
+        raise ParameterTypeError(f"sub_labels are a list of text, but they are {sub_labels!r}")
+    texts |= {f"sub_labels[{k}]": label for k, label in enumerate([] if sub_labels is None else sub_labels)}
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise ParameterTypeError(f"{name} is text, but it is {value!r}; give '{value}'")
+    if isinstance(img_filters, str):
+        raise ParameterTypeError(f"img_filters are pairs of entity and value, but they are {img_filters!r}")
+    for pair in img_filters or []:
+        if isinstance(pair, tuple) and pair and not isinstance(pair[0], str):
+            raise ParameterTypeError(f"a filter is an entity and its value, but one is {pair!r}; give ('run', '01')")
+    for name, time, low, high in (("t_r", t_r, 0, np.inf), ("slice_time_ref", slice_time_ref, 0, 1)):
+        if time is None:
+            continue
+        if isinstance(time, bool) or not isinstance(time, Real):
+            raise ParameterTypeError(f"{name} is a number, but it is {time!r}")
+        value = float(time)
+        if not low <= value <= high or (name == "t_r" and (value == 0 or not math.isfinite(value))):
+            rule = "a positive number of seconds" if name == "t_r" else "a fraction of t_r from 0 to 1"
+            raise ParameterError(f"{name} is {rule}, but it is {time!r}")
+
+
+def _check_one_description(runs: Sequence[Run]) -> None:
+    """Raise where a run is there under several descriptions, of which none was named."""
+    for run in runs:
+        folder, name = os.path.split(run.bold)
+        pattern = re.sub(r"_desc-[^_]+_", r"_desc-[^_]+_", re.escape(name).replace(r"\-", "-"))
+        same = sorted(other for other in os.listdir(folder) if re.fullmatch(pattern, other))
+        if len(same) > 1:
+            raise ImageError(
+                f"a run is one image, but {run.name} has {listing(same)}; name one, as in "
+                "img_filters=[('desc', 'preproc')]"
+            )
+
+
+def _check_confounds(runs: Sequence[Run]) -> None:
+    """Raise where some runs have confounds and others have none."""
+    missing = [run.name for run in runs if run.confounds is None]
+    if missing and len(missing) < len(runs):
+        raise ImageError(
+            f"every run has a table of confounds, or none, but {len(missing)} of {len(runs)} lack one: "
+            f"{listing(missing)}; add ..._desc-confounds_timeseries.tsv, leave the runs out by img_filters, or give "
+            "confounds_strategy=None"
+        )
 
 
 def _check_usable(runs: Sequence[Run]) -> None:

@@ -45,7 +45,7 @@ from daskglm.models.options import Options, checked
 from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_first_level import plan_runs
-from daskglm.models.run_times import warn_of_times
+from daskglm.models.run_times import warn_of_drifts, warn_of_times
 from daskglm.models.selection import excluded_ids
 
 SUBJECTS_DRAWN = 8
@@ -281,6 +281,7 @@ def _analyse(
     with running(plan.output, "first-level", name=record, shared=not choice.stores, prepare=prepare) as journal:
         journal.begin(len(runs) + len(grouped), partial(count_done, plan, grouped))
         warn_of_times(runs, plan.t_r, plan.slice_time_ref, stacklevel=4)
+        warn_of_drifts(plan.strategies, dict(plan.design).get("drift_model", "cosine"), stacklevel=4)
         with stage("fit runs", timings):
             receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
         result = CohortResult(plan.output, receipts, list_failures(receipts), dict(plan.labels), stamp=plan.stamp)

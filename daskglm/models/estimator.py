@@ -180,14 +180,19 @@ class VoxelwiseModel(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc
             Where a contrast or parameter is wrong.
         """
         from daskglm.report.analysis import Drawing, Thresholding
-        from daskglm.report.of_models import report_of_model
+        from daskglm.report.of_models import empty_report, report_of_model
 
-        check_is_fitted(self)
+        if not self.__sklearn_is_fitted__():
+            return empty_report(title or type(self).__name__)
         how = Thresholding(threshold, alpha, cluster_threshold, height_control, two_sided, min_distance)
         drawing = Drawing(bg_img, plot_type, cut_coords, display_mode)
         report = report_of_model(self, contrasts, first_level_contrast, title, how, drawing)
         report.width, report.height = report_dims
         return report
+
+    @abstractmethod
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether `fit` was called."""
 
     @abstractmethod
     def _coefficients(self) -> tuple[list[str], NDArray[np.float64]]:

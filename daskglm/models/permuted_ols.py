@@ -32,7 +32,7 @@ def permuted_ols(
     threshold: float | None = None,
     output_type: str = "dict",
     **options: Any,
-) -> dict[str, NDArray[Any]]:
+) -> Any:
     """Test each of some variables by permutation, on arrays, as nilearn's function of this name.
 
     Parameters
@@ -49,14 +49,14 @@ def permuted_ols(
         As for :func:`non_parametric_inference`; n_perm of 0 gives ``t`` alone.
     masker : fitted masker or VolumeSpace, optional
         Where the V voxels are: needed for `tfce` and `threshold`.
-    output_type : {"dict"}
-        nilearn has no other.
+    output_type : {"dict", "legacy"}
+        "legacy", deprecated as in nilearn: a tuple of ``logp_max_t``, ``t`` and ``h0_max_t``.
     **options
         Further arguments of :func:`permutation_test`.
 
     Returns
     -------
-    dict of str to array
+    dict of str to array, or tuple of arrays
         nilearn's keys: ``t, logp_max_t (R, V)``, ``h0_max_t (R, n_perm)``, and those of clusters and TFCE.
 
     Raises
@@ -66,8 +66,15 @@ def permuted_ols(
     """
     target_vars, tested_vars, confounding_vars, names = _in_one_order(target_vars, tested_vars, confounding_vars)
     values, tested, nuisance = _checked(target_vars, tested_vars, confounding_vars)
-    if output_type != "dict":
-        raise ParameterError(f"output_type is 'dict', but it is {output_type!r}")
+    if output_type not in ("dict", "legacy"):
+        raise ParameterError(f"output_type is 'dict' or 'legacy', but it is {output_type!r}")
+    if output_type == "legacy":
+        warnings.warn(
+            "output_type='legacy' is deprecated, as in nilearn; take the dictionary", FutureWarning, stacklevel=2
+        )
+        if tfce or threshold is not None:
+            warnings.warn("a legacy tuple has no place for clusters and TFCE: the dictionary is given", stacklevel=2)
+            output_type = "dict"
     if (tfce or threshold is not None) and masker is None:
         raise ImageError("clusters and TFCE need to know where voxels are; give masker")
     _warn_of_constants(values, nuisance)
@@ -87,7 +94,10 @@ def permuted_ols(
     kept = {name: ours for name, ours in MAP_NAMES.items() if ours in found[0] and (not alone or name in ("t", "tfce"))}
     result = {name: np.concatenate([maps[ours].values for maps in found])[:, given] for name, ours in kept.items()}
     nulls = {} if alone else {name: ours for name, ours in NULL_NAMES.items() if ours in found[0]}
-    return result | {name: np.concatenate([maps[ours].values for maps in found]) for name, ours in nulls.items()}
+    result |= {name: np.concatenate([maps[ours].values for maps in found]) for name, ours in nulls.items()}
+    if output_type == "dict":
+        return result
+    return result.get("logp_max_t", np.empty(0)), result["t"], result.get("h0_max_t", np.empty(0))
 
 
 def _in_one_order(target_vars: Any, tested_vars: Any, confounding_vars: Any) -> tuple[Any, Any, Any, list[str]]:

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from daskglm.errors import listing
 from daskglm.io.bids import Run
@@ -43,8 +44,37 @@ def warn_of_times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float 
     stacklevel : int
         As of :func:`warnings.warn`.
     """
+    unknown = [run.name for run in runs if t_r is None and run.t_r is None]
+    if unknown:
+        warnings.warn(
+            "t_r is not given, and cannot be inferred from the metadata: no RepetitionTime is in those of "
+            f"{_of(unknown)}; give t_r, which events need",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
     for message in _messages([run for run in runs if not run.fault], t_r, slice_time_ref):
         warnings.warn(message, UserWarning, stacklevel=stacklevel)
+
+
+def warn_of_drifts(strategies: Mapping[str, Any], drift_model: Any, stacklevel: int = 3) -> None:
+    """Warn where cosines among the confounds meet drifts of the model, as nilearn does.
+
+    Parameters
+    ----------
+    strategies : mapping
+        Of confounds.
+    drift_model : str or None
+        Of the design.
+    stacklevel : int
+        As of :func:`warnings.warn`.
+    """
+    if drift_model is not None and "high_pass" in strategies:
+        warnings.warn(
+            "high_pass among the confounds brings cosines, which "
+            f"{'repeat' if drift_model == 'cosine' else 'conflict with'} the {drift_model} drifts of the design; leave "
+            "high_pass out of the confounds, or the drifts out of the design (drift_model=None, --drift none)",
+            stacklevel=stacklevel,
+        )
 
 
 def _messages(runs: Sequence[Run], t_r: float | None, slice_time_ref: float | None) -> list[str]:

@@ -23,6 +23,7 @@ from daskglm.models.permutation import contrast_of, images_of
 from daskglm.models.second_level import SecondLevelModel
 from daskglm.report.analysis import Analysis, Check, ContrastMap, Drawing, Thresholding
 from daskglm.report.content import build_document
+from daskglm.report.document import Document, Section, Text
 from daskglm.report.methods import (
     contrast_sentences,
     design_text,
@@ -70,6 +71,28 @@ def report_of_model(
             warnings.warn("first_level_contrast is ignored: this is a first-level model", stacklevel=3)
         analysis = _first_level(model, definitions)
     return Report(build_document(analysis, how, drawing, title))
+
+
+def empty_report(title: str) -> Report:
+    """Report a model that is not fitted: that it is not, as nilearn does.
+
+    Parameters
+    ----------
+    title : str
+        Of the page.
+
+    Returns
+    -------
+    Report
+
+    Warns
+    -----
+    UserWarning
+        The same.
+    """
+    message = "This estimator has not been fit yet. There is nothing to report; call its fit first."
+    warnings.warn(message, stacklevel=3)
+    return Report(Document(title, [], [Section("Warnings", [Text(message)])]))
 
 
 def make_glm_report(model: Any, contrasts: Any = None, *arguments: Any, **options: Any) -> Report:
@@ -153,7 +176,7 @@ def _second_level(
         ("Voxels", f"{model.n_elements_:,}"),
         ("Regressors", str(len(columns))),
     ]
-    facts += [("First-level contrast", first_level_contrast)] if first_level_contrast else []
+    facts += [("First-level contrast", str(first_level_contrast))] if first_level_contrast is not None else []
     weights = {name: contrast_matrix(given, columns, fit.attrs["terms"]) for name, given in definitions.items()}
     return Analysis(
         kind="group",

@@ -183,6 +183,7 @@ def test_no_clusters() -> None:
     assert list(table.columns) == COLUMNS
 
 
+@pytest.mark.filterwarnings("ignore:.* values that are not finite belong to no cluster")
 @pytest.mark.parametrize("nothing", [np.nan, np.inf, -np.inf])
 def test_what_is_no_value_is_in_no_cluster(nothing: float) -> None:
     grid = smooth_map(7)

@@ -42,6 +42,9 @@ def test_run_glm_is_nilearns(arrays, noise_model):
         for name in ("effect_size", "effect_variance", "stat", "p_value", "one_minus_pvalue", "z_score"):
             assert_allclose(getattr(ours, name)(), getattr(expected, name)(), rtol=1e-7, atol=1e-9, err_msg=name)
     label, expected = labels[0], of_labels[theirs[0]]
+    t, f = results[label].Tcontrast(np.eye(P)[1]), results[label].Fcontrast(np.eye(P)[:3])
+    np.testing.assert_allclose(t.t, expected.Tcontrast(np.eye(P)[1]).t.ravel(), rtol=1e-7)
+    np.testing.assert_allclose(f.F, expected.Fcontrast(np.eye(P)[:3]).F.ravel(), rtol=1e-7)
     assert_allclose(results[label].theta, expected.theta, rtol=1e-8)
     assert_allclose(results[label].dispersion, expected.dispersion, rtol=1e-8)
     assert_allclose(results[label].cov, expected.cov, rtol=1e-8, atol=1e-12)
@@ -108,6 +111,8 @@ def test_expressions_and_responses_are_nilearns():
     for expression in ("face / 10 + (window - face) * 2 - house", "face"):
         expected = nilearn_vector(expression, columns)
         assert_allclose(daskglm.expression_to_contrast_vector(expression, columns), expected)
+    # A whole name comes first, as in nilearn.
+    assert_allclose(daskglm.expression_to_contrast_vector("a - b", ["a", "b", "a - b"]), [0, 0, 1])
     assert_allclose(daskglm.glover_dispersion_derivative(2.0), nilearn_derivative(2.0), rtol=1e-12, atol=1e-15)
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from daskglm import FirstLevelModel, beta_series, first_level_analysis, first_level_from_bids
 from daskglm.cli.main import main
-from daskglm.errors import DesignError, ImageError, ParameterError
+from daskglm.errors import DesignError, ImageError, ParameterError, ParameterTypeError
 
 SHAPE, N_VOLUMES = (4, 4, 3), 60
 AFFINE = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -256,3 +256,65 @@ def test_nothing_is_written_into_the_dataset(scrubbed, tmp_path_factory):
         for folder in folders:
             folder.chmod(0o755)
     assert state() == before
+
+
+WRONG = {
+    "task": ({"task_label": 42}, ParameterTypeError, "task_label is text"),
+    "space": ({"space_label": 42}, ParameterTypeError, "space_label is text"),
+    "subjects": ({"sub_labels": "01"}, ParameterTypeError, "a list of text"),
+    "a subject": ({"sub_labels": [1]}, ParameterTypeError, r"sub_labels\[0\] is text.* give '1'"),
+    "filters": ({"img_filters": "run"}, ParameterTypeError, "pairs of entity and value"),
+    "a filter": ({"img_filters": [(1, 2)]}, ParameterTypeError, "an entity and its value"),
+    "t_r": ({"t_r": "2"}, ParameterTypeError, "t_r is a number"),
+    "no t_r": ({"t_r": -1}, ParameterError, "t_r is a positive number"),
+    "slices": ({"slice_time_ref": "middle"}, ParameterTypeError, "slice_time_ref is a number"),
+    "late slices": ({"slice_time_ref": 2}, ParameterError, "from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_parameters_are_checked_before_files_are(tmp_path, what):
+    """nilearn's kinds of errors."""
+    given, error, message = WRONG[what]
+    with pytest.raises(error, match=message):
+        first_level_from_bids(**{"dataset_path": tmp_path / "absent", "task_label": "x", **given})
+
+
+def test_confounds_are_of_all_runs_or_of_none(tmp_path):
+    for subject in ("01", "02"):
+        write_run(tmp_path, f"sub-{subject}_task-x")
+    assert found(tmp_path)[3] == [None, None]
+    tables = sorted(tmp_path.rglob("*confounds*.tsv"))
+    tables[1].unlink()
+    with pytest.raises(ImageError, match="1 of 2 lack one: sub-02_task-x"):
+        first_level_from_bids(tmp_path, "x")
+    tables[0].unlink()
+    assert first_level_from_bids(tmp_path, "x")[3] == [None, None]
+
+
+def test_a_run_of_several_descriptions_is_ambiguous(tmp_path):
+    write_run(tmp_path, "sub-01_task-x")
+    (path,) = tmp_path.rglob("*preproc_bold.nii.gz")
+    path.with_name(path.name.replace("preproc", "smooth")).write_bytes(path.read_bytes())
+    with pytest.raises(ImageError, match=r"desc-preproc_bold.* and .*desc-smooth_bold|desc-preproc.*desc-smooth"):
+        found(tmp_path)
+    assert len(found(tmp_path, img_filters=[("desc", "preproc")])[0]) == 1
+
+
+@pytest.mark.parametrize(("drift_model", "told"), [("cosine", "repeat"), ("polynomial", "conflict with"), (None, "")])
+def test_cosines_among_confounds_and_drifts_are_told(tmp_path, drift_model, told):
+    write_run(tmp_path, "sub-01_task-x")
+    (path,) = tmp_path.rglob("*confounds*.tsv")
+    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    table.assign(cosine00=np.cos(np.arange(N_VOLUMES))).to_csv(path, sep="\t", index=False, na_rep="n/a")
+    warned = pytest.warns(UserWarning, match=f"cosines, which {told}") if told else contextlib.nullcontext()
+    with warned:
+        first_level_from_bids(tmp_path, "x", confounds_strategy=["high_pass"], drift_model=drift_model)
+
+
+def test_an_unknown_repetition_time_is_told(tmp_path):
+    write_run(tmp_path, "sub-01_task-x")
+    (path,) = tmp_path.rglob("*bold.json")
+    path.unlink()
+    with pytest.warns(RuntimeWarning, match="no RepetitionTime is in those of sub-01_task-x"):
+        assert found(tmp_path, slice_time_ref=0.5)[0][0].t_r is None

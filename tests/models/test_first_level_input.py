@@ -1,5 +1,6 @@
 """Fitted first-level models as the input of a second level."""
 
+import copy
 import warnings
 
 import nibabel as nib
@@ -65,8 +66,10 @@ def test_bad_models(runs):
         SecondLevelModel().fit(models[:1])
     with pytest.raises(NotFittedError):
         SecondLevelModel().fit([models[0], FirstLevelModel()])
-    with pytest.raises(ImageError, match="00"):
+    with pytest.warns(UserWarning, match="1 of 2 first-level models are given before"):
         SecondLevelModel().fit([models[0], models[0]])
+    with pytest.raises(ImageError, match="00"):
+        SecondLevelModel().fit([models[0], copy.copy(models[0])])
     with pytest.raises(ContrastError, match="first_level_contrast"):
         SecondLevelModel(mask_img=False).fit(models).compute_contrast()
     images, design = runs

@@ -242,6 +242,16 @@ def test_first_level_models_are_permuted_as_their_maps():
     assert np.isnan(nothing.get_fdata()).all()
 
 
+def test_a_legacy_tuple_is_that_of_the_dictionary():
+    data, x, _ = smooth_data()
+    how = {"n_perm": 20, "random_state": 0}
+    expected = permuted_ols(x, data[:, :30], **how)
+    with pytest.warns(FutureWarning, match="take the dictionary"):
+        logp, t, null = permuted_ols(x, data[:, :30], output_type="legacy", **how)
+    for found, name in ((logp, "logp_max_t"), (t, "t"), (null, "h0_max_t")):
+        np.testing.assert_array_equal(found, expected[name])
+
+
 def test_random_states():
     data, x, _ = smooth_data()
 

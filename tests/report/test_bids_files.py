@@ -115,6 +115,14 @@ def test_reports_have_nilearns_names_and_tell_what_is_not_used(runs):
             model.generate_report(**wrong)
 
 
+@pytest.mark.parametrize("kind", [daskglm.FirstLevelModel, daskglm.SecondLevelModel])
+def test_a_model_that_is_not_fitted_has_an_empty_report(kind):
+    with pytest.warns(UserWarning, match="has not been fit yet"):
+        report = kind().generate_report()
+    assert kind.__name__ in str(report)
+    assert "has not been fit yet" in str(report)
+
+
 @pytest.mark.filterwarnings("ignore:.*images in memory are given before")
 def test_a_contrast_that_no_voxel_supports_is_reported_as_such(runs):
     mask, images, _ = runs
