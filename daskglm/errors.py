@@ -32,6 +32,10 @@ class ImageError(DaskGLMError, ValueError):
     """The images cannot be analysed together."""
 
 
+class NothingToTestError(ImageError):
+    """No voxel of the images varies beside what the design explains."""
+
+
 class SpaceError(ImageError):
     """Images, mask or store live in different spaces."""
 

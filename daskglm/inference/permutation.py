@@ -14,7 +14,7 @@ from scipy import stats
 
 from daskglm.design.matrix import check_design
 from daskglm.design.rearrangements import Rearrangements
-from daskglm.errors import ImageError, ParameterError, option
+from daskglm.errors import NothingToTestError, ParameterError, option
 from daskglm.graph.glm import fewest
 from daskglm.graph.images import lazy_array
 from daskglm.graph.permutation import Unit, observed, unit_size, units, voxel_blocks
@@ -212,7 +212,7 @@ def _with_scale(tests: dict[str, Test], seen: Observed) -> dict[str, Test]:
     """Tests that know whether voxels differ in degrees of freedom."""
     tested = np.isfinite(seen.share).any(axis=0)
     if not tested.any():
-        raise ImageError(
+        raise NothingToTestError(
             f"no voxel can be tested: the best has {seen.count.max(initial=0)} images; check that the images are "
             f"finite and vary, or lower {option('min_coverage', '--min-coverage')}"
         )

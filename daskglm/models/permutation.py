@@ -11,7 +11,15 @@ import xarray as xr
 
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import check_design, design_array
-from daskglm.errors import ContrastError, DesignError, ImageTypeError, ParameterError, listing, nearest
+from daskglm.errors import (
+    ContrastError,
+    DesignError,
+    ImageTypeError,
+    NothingToTestError,
+    ParameterError,
+    listing,
+    nearest,
+)
 from daskglm.graph.samples import match_design
 from daskglm.inference.permutation import permutation_test
 from daskglm.io.tables import as_table
@@ -131,23 +139,23 @@ def non_parametric_inference(
     if model_intercept:
         design, contrast = _with_intercept(design, contrast)
     if orthonormal_basis(design_array(design)).rank >= n_samples:
-        return _of_nothing(loaded.images, threshold is not None, bool(tfce))
-    maps = permutation_test(
-        loaded.images, design, {"contrast": contrast}, n_perm=n_perm, two_sided=two_sided_test,
-        random_state=seed_of(random_state), n_jobs=n_jobs, threshold=threshold, tfce=tfce, progress=verbose > 0,
-        **options,
-    )  # fmt: skip
+        why = f"the design saturates {n_samples} images; add images or drop columns (model_intercept adds one)"
+        return _of_nothing(loaded.images, threshold is not None, bool(tfce), why)
+    try:
+        maps = permutation_test(
+            loaded.images, design, {"contrast": contrast}, n_perm=n_perm, two_sided=two_sided_test,
+            random_state=seed_of(random_state), n_jobs=n_jobs, threshold=threshold, tfce=tfce, progress=verbose > 0,
+            **options,
+        )  # fmt: skip
+    except NothingToTestError as error:
+        return _of_nothing(loaded.images, threshold is not None, bool(tfce), str(error))
     images = permutation_images(maps, "contrast")
     return images if threshold is not None or tfce else images["logp_max_t"]
 
 
-def _of_nothing(images: xr.Dataset, clusters: bool, tfce: bool) -> Any:
-    """The maps of a saturated design, which leaves nothing to test: NaN."""
-    warnings.warn(
-        f"the design saturates {images.sizes['sample']} images: no degrees of freedom are left, nothing is "
-        "permuted, and all maps are NaN; add images or drop columns (model_intercept adds one)",
-        stacklevel=3,
-    )
+def _of_nothing(images: xr.Dataset, clusters: bool, tfce: bool, why: str) -> Any:
+    """The maps where nothing can be tested: NaN, with a warning."""
+    warnings.warn(f"nothing is permuted, and all maps are NaN: {why}", stacklevel=3)
     space = space_of(images)
     nothing = space.to_image(np.full(space.voxels.size, np.nan), outside=0)
     names = ["t", "logp_max_t", *(["size", "logp_max_size", "mass", "logp_max_mass"] if clusters else [])]

@@ -318,3 +318,12 @@ def test_an_unknown_repetition_time_is_told(tmp_path):
     path.unlink()
     with pytest.warns(RuntimeWarning, match="no RepetitionTime is in those of sub-01_task-x"):
         assert found(tmp_path, slice_time_ref=0.5)[0][0].t_r is None
+
+
+def test_a_run_without_a_brain_mask_is_named(tmp_path):
+    for subject in ("01", "02"):
+        write_run(tmp_path, f"sub-{subject}_task-x")
+    (path,) = tmp_path.rglob("sub-02*brain_mask.nii.gz")
+    path.unlink()
+    with pytest.raises(ImageError, match="needs a brain mask a run, but sub-02_task-x"):
+        found(tmp_path)

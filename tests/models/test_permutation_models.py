@@ -240,6 +240,9 @@ def test_first_level_models_are_permuted_as_their_maps():
     with pytest.warns(UserWarning, match="saturates 2 images"):
         nothing = non_parametric_inference(maps[:2], **how | {"design_matrix": pd.DataFrame({"a": [1.0, 2.0]})})
     assert np.isnan(nothing.get_fdata()).all()
+    with pytest.warns(UserWarning, match="all maps are NaN: no voxel can be tested"):
+        nothing = non_parametric_inference([maps[0].slicer[:] for _ in range(6)], **how)
+    assert np.isnan(nothing.get_fdata()).all()
 
 
 def test_a_legacy_tuple_is_that_of_the_dictionary():
