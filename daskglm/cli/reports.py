@@ -11,11 +11,9 @@ from daskglm.errors import MissingDependencyError
 from daskglm.io.files import exists, is_url, join, list_names, remove
 from daskglm.io.ownership import check_ours, is_ours
 from daskglm.io.provenance import redact
-from daskglm.io.results import PROVENANCE
 
 REPORT = "report.html"
 _STUDY = "study.html"
-_RECORDS = (PROVENANCE, "first_level.json")
 
 
 def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,15 +86,18 @@ def write_report(folder: str, no_report: bool) -> None:
 
 def _results(folder: str) -> list[str]:
     """The folder, if it holds results; else those in it that do, at any depth on disk, or one level down a URL."""
-    if any(exists(join(folder, name)) for name in _RECORDS):
+    from daskglm.io.results import PROVENANCE
+
+    records = (PROVENANCE, "first_level.json")
+    if any(exists(join(folder, name)) for name in records):
         return [folder]
     if is_url(folder):
         inner = [join(folder, name) for name in list_names(folder)]
-        return [place for place in inner if any(exists(join(place, name)) for name in _RECORDS)]
+        return [place for place in inner if any(exists(join(place, name)) for name in records)]
     found = []
     for place, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".zarr"))
-        if any(name in names for name in _RECORDS):
+        if any(name in names for name in records):
             found.append(place)
             below.clear()
     return found or [folder]

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,8 +16,10 @@ from daskglm.cli.options import example, run_options
 from daskglm.cli.reports import report_option
 from daskglm.cli.runs import run_command
 from daskglm.errors import OutputError, ParameterError
-from daskglm.models.stats_groups import GroupNode
-from daskglm.models.stats_model import StatsModel, is_stats_model, read_stats_model
+
+if TYPE_CHECKING:  # heavy, and --help needs none of it
+    from daskglm.models.stats_groups import GroupNode
+    from daskglm.models.stats_model import StatsModel
 
 
 @click.command(
@@ -45,6 +47,8 @@ def run(ctx: click.Context, /, model: str, dataset: str | None, output: str | No
 
     A BIDS Stats Model is read too; it needs the DATASET and the OUTPUT folder.
     """  # noqa: D301 (click reads the backspace: do not rewrap)
+    from daskglm.models.stats_model import is_stats_model, read_stats_model
+
     document = read_document(model)
     more = _given(ctx)
     if is_stats_model(document):
@@ -63,7 +67,7 @@ def run(ctx: click.Context, /, model: str, dataset: str | None, output: str | No
 
 
 def run_stats_model(
-    model: StatsModel, dataset: str, output: str, more: Sequence[str],
+    model: "StatsModel", dataset: str, output: str, more: Sequence[str],
     levels: tuple[str, ...] = ("participant", "group"),
 ) -> int:  # fmt: skip
     """Run the first level and the group analyses of a model.
@@ -155,7 +159,7 @@ def as_arguments(options: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def _group_arguments(node: GroupNode, of: str, output: str, more: Sequence[str]) -> list[str]:
+def _group_arguments(node: "GroupNode", of: str, output: str, more: Sequence[str]) -> list[str]:
     """The arguments of one group analysis of a model, whose first level is done."""
     from daskglm.models.cohort_stores import group_stores
     from daskglm.schema.names import bids_label

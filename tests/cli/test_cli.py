@@ -246,3 +246,12 @@ def test_import_is_light():
         "assert not heavy, heavy; assert s < 1.5, s; assert 'SecondLevelModel' in dir(daskglm)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_is_light():
+    code = (
+        "import sys; from daskglm.cli.main import main; main(['--help'], standalone_mode=False); "
+        "heavy = {'numpy', 'scipy', 'dask', 'xarray', 'zarr', 'pandas', 'nibabel'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
