@@ -12,19 +12,17 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import OutputError, ParameterError, listing, nearest
+from daskglm.errors import OutputError, listing
 from daskglm.graph.cohort import run_cohort
 from daskglm.graph.compute import cluster_description
 from daskglm.graph.planning import machine
 from daskglm.io.bids import Run, find_runs
-from daskglm.io.confound_strategies import parse_strategies
 from daskglm.io.files import is_url
 from daskglm.io.journal import running
 from daskglm.io.nifti import read_values
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.receipts import read_receipt, remove_unit
-from daskglm.models.cohort_checks import check_confounds, check_extras, check_response
-from daskglm.models.cohort_events import check_bad_events, check_transform
+from daskglm.models.cohort_checks import check_confounds, check_extras, treatment_of
 from daskglm.models.cohort_output import (
     FAILURES,
     Choice,
@@ -40,9 +38,6 @@ from daskglm.models.cohort_stores import group_stores as group_stores
 from daskglm.models.cohort_stores import picture_receipt, read_participants, store_effects
 from daskglm.models.cohort_units import Plan, Receipt, map_path
 from daskglm.models.contrasts import Contrasts, check_any
-from daskglm.models.first_level import DESIGN_PARAMETERS
-from daskglm.models.options import Options, checked
-from daskglm.models.parameters import parse_noise_model, parse_scaling
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_first_level import plan_runs
 from daskglm.models.run_times import warn_of_drifts, warn_of_times
@@ -207,16 +202,13 @@ def first_level_analysis(
     started = time.time()
     if is_url(os.fspath(output)):
         raise OutputError(f"first-level writes to a folder on disk, but the output is {output}; give a folder")
-    unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
-    if unknown:
-        raise ParameterError(
-            f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
-            f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
-        )
-    check_response(design)
-    checked(Options(smoothing_fwhm=smoothing_fwhm))
     check_any(contrasts, f_contrasts, "first-level")
-    scaling, by_volume = parse_scaling(signal_scaling, standardize)
+    plan = treatment_of(
+        os.path.abspath(output), software()["daskglm"], design, confounds=confounds, smoothing_fwhm=smoothing_fwhm,
+        noise_model=noise_model, bins=bins, signal_scaling=signal_scaling, standardize=standardize,
+        bad_events=bad_events, transform=transform, precision_weighted=precision_weighted, t_r=t_r,
+        slice_time_ref=slice_time_ref,
+    )  # fmt: skip
     if filters is not None:
         filters = list(filters.items() if isinstance(filters, Mapping) else filters)
     # Workers of a cluster may have another working directory.
@@ -234,25 +226,7 @@ def first_level_analysis(
         )
     everyone, stores = subjects is None and not exclude, subjects is None if group_stores is None else group_stores
     choice = Choice.of(runs, root, derivatives, filters, everyone, stores)
-    plan = Plan(
-        output=os.path.abspath(output),
-        contrasts={},
-        labels={},
-        kinds={},
-        strategies=parse_strategies(confounds),
-        design=design,
-        noise=parse_noise_model(noise_model, bins, 0),
-        scaling=scaling,
-        by_volume=by_volume,
-        smoothing_fwhm=smoothing_fwhm,
-        precision_weighted=precision_weighted,
-        t_r=t_r,
-        slice_time_ref=slice_time_ref,
-        version=software()["daskglm"],
-        bad_events=check_bad_events(bad_events),
-        transform=check_transform(transform),
-        selection=choice.hash(),
-    )
+    plan = replace(plan, selection=choice.hash())
     plan.hash()  # what cannot be compared is refused first
     # A record for all, one for each choice of subjects, and one of the stores that a choice was asked for.
     record = "run" if everyone else "run-stores" if group_stores else f"run-{joblib.hash(choice.subjects)}"

@@ -1,4 +1,4 @@
-"""What can be known of a cohort's runs before any is fitted, besides their contrasts."""
+"""What is asked of a cohort's runs, and what can be known of them before any is fitted, besides their contrasts."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -8,9 +8,72 @@ from daskglm.design.hrf import is_fir
 from daskglm.errors import DaskGLMError, MissingDependencyError, ParameterError, listing, nearest
 from daskglm.io.bids import Run
 from daskglm.io.confound_columns import absent, is_pattern
-from daskglm.io.confound_strategies import CONFOUND_STRATEGIES, column_names, missing_nilearn, need_nilearn
+from daskglm.io.confound_strategies import (
+    CONFOUND_STRATEGIES,
+    column_names,
+    missing_nilearn,
+    need_nilearn,
+    parse_strategies,
+)
 from daskglm.io.confounds import table_columns
+from daskglm.models.cohort_events import check_bad_events, check_transform
 from daskglm.models.cohort_units import Plan
+from daskglm.models.first_level import DESIGN_PARAMETERS
+from daskglm.models.options import Options, checked
+from daskglm.models.parameters import parse_noise_model, parse_scaling
+
+
+def treatment_of(
+    output: str, version: str, design: Mapping[str, Any], *, confounds: Any, smoothing_fwhm: Any, noise_model: str,
+    bins: int | str | None, signal_scaling: Any, standardize: bool, bad_events: str, transform: Any, **unchecked: Any,
+) -> Plan:  # fmt: skip
+    """What is done to each run, of parameters that are checked; contrasts come when the runs are known.
+
+    Parameters
+    ----------
+    output, version
+        As of :class:`~daskglm.models.cohort_units.Plan`.
+    design : mapping
+        Parameters of the design.
+    confounds, smoothing_fwhm, noise_model, bins, signal_scaling, standardize, bad_events, transform
+        As of :func:`~daskglm.models.cohort.first_level_analysis`.
+    **unchecked
+        ``precision_weighted``, ``t_r`` and ``slice_time_ref``.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ParameterError
+        Where a parameter is unknown, or has a value that it cannot have.
+    """
+    unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
+    if unknown:
+        raise ParameterError(
+            f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
+            f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
+        )
+    check_response(design)
+    checked(Options(smoothing_fwhm=smoothing_fwhm))
+    scaling, by_volume = parse_scaling(signal_scaling, standardize)
+    return Plan(
+        output=output,
+        contrasts={},
+        labels={},
+        kinds={},
+        strategies=parse_strategies(confounds),
+        design=design,
+        noise=parse_noise_model(noise_model, bins, 0),
+        scaling=scaling,
+        by_volume=by_volume,
+        smoothing_fwhm=smoothing_fwhm,
+        version=version,
+        bad_events=check_bad_events(bad_events),
+        transform=check_transform(transform),
+        **unchecked,
+    )
 
 
 def check_response(design: Mapping[str, Any]) -> None:

@@ -10,27 +10,23 @@ from typing import Any
 import numpy as np
 
 from daskglm.design.matrix import design_array
-from daskglm.errors import DaskGLMError, ParameterError, listing, nearest
+from daskglm.errors import DaskGLMError
 from daskglm.graph.convert import coverage_tree
 from daskglm.graph.images import Preparation
 from daskglm.graph.planning import Machine, machine
 from daskglm.graph.runs import _SLAB_VALUES, _SLAB_VOLUMES
 from daskglm.io.bids import Run, find_runs
-from daskglm.io.confound_strategies import parse_strategies
 from daskglm.io.formats import NiftiHeader
 from daskglm.io.nifti import read_header, stream_volumes
 from daskglm.io.store import SAMPLES_PER_CHUNK
 from daskglm.kernels.basis import orthonormal_basis, with_constant
 from daskglm.kernels.lagged import Lags, plan_lags, sum_lagged
-from daskglm.models.cohort_checks import check_confounds, check_extras, check_response
-from daskglm.models.cohort_events import check_bad_events, check_transform
+from daskglm.models.cohort_checks import check_confounds, check_extras, treatment_of
 from daskglm.models.cohort_runs import design_of_run, with_contrasts
 from daskglm.models.cohort_units import Plan as Treatment
 from daskglm.models.contrasts import Contrasts, check_any
-from daskglm.models.first_level import DESIGN_PARAMETERS
 from daskglm.models.functional import OUTPUT_TYPES
-from daskglm.models.options import Options, checked, header_image, preparation
-from daskglm.models.parameters import parse_noise_model, parse_scaling
+from daskglm.models.options import Options, header_image, preparation
 from daskglm.models.plan import Needs, Plan, count_text, files_bytes, image_memory, map_bytes, seconds_of, text_bytes
 from daskglm.models.plan_convert import conversion_needs
 from daskglm.models.selection import excluded_ids
@@ -114,21 +110,14 @@ def plan_first_level(
     DaskGLMError
         As the analysis, before any run is read.
     """
-    unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
-    if unknown:
-        raise ParameterError(
-            f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
-            f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
-        )
-    check_response(design)
-    checked(Options(smoothing_fwhm=smoothing_fwhm))
     check_any(contrasts, f_contrasts, "first-level")
-    scaling, by_volume = parse_scaling(signal_scaling, standardize)
-    if filters is not None:
-        filters = list(filters.items() if isinstance(filters, Mapping) else filters)
-    root = os.path.abspath(dataset)
+    treatment = treatment_of(
+        "", "", design, confounds=confounds, smoothing_fwhm=smoothing_fwhm, noise_model=noise_model,
+        bins=bins, signal_scaling=signal_scaling, standardize=standardize, bad_events=bad_events, transform=transform,
+        precision_weighted=precision_weighted, t_r=t_r, slice_time_ref=slice_time_ref,
+    )  # fmt: skip
     runs = find_runs(
-        root,
+        os.path.abspath(dataset),
         task,
         space,
         subjects=subjects,
@@ -137,13 +126,6 @@ def plan_first_level(
         derivatives=derivatives,
     )
     stores = subjects is None if group_stores is None else group_stores
-    treatment = Treatment(
-        output="", contrasts={}, labels={}, kinds={},
-        strategies=parse_strategies(confounds), design=design, noise=parse_noise_model(noise_model, bins, 0),
-        scaling=scaling, by_volume=by_volume, smoothing_fwhm=smoothing_fwhm, precision_weighted=precision_weighted,
-        t_r=t_r, slice_time_ref=slice_time_ref, version="", bad_events=check_bad_events(bad_events),
-        transform=check_transform(transform),
-    )  # fmt: skip
     check_extras(runs, treatment)
     lacking = check_confounds(runs, treatment.strategies)
     treatment = with_contrasts(runs, treatment, contrasts, f_contrasts)
