@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import IO, Any, TypeVar
+from zipfile import BadZipFile
 
 import joblib
 import numpy as np
 from numpy.typing import NDArray
 
 from daskglm.io import files
+from daskglm.io.provenance import LOG
 from daskglm.kernels.moments import Moments
 from daskglm.kernels.noise import WhitenedFit
 
@@ -37,18 +40,22 @@ def kept(
     kind : str
         First part of the file's name.
     key : object
-        All that the result depends on; hashed.
+        All that the result depends on but for the version of daskglm; hashed.
     make, save, load : callable
         Make the value; write it to a path; read it from one.
 
     Returns
     -------
     object
-        What `make` returned, now or before. The file is written whole or not at all.
+        What `make` returned, now or before. The file is written whole or not at all; one that cannot be read is
+        made anew.
     """
-    path = os.path.join(folder, "daskglm", f"{kind}-{joblib.hash(key)}.npz")
+    path = os.path.join(folder, "daskglm", f"{kind}-{joblib.hash([version('daskglm'), key])}.npz")
     if os.path.exists(path):
-        return load(path)
+        try:
+            return load(path)
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            LOG.warning("%s cannot be read and is made anew", path)
     value = make()
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = f"{path}.{os.getpid()}.partial.npz"

@@ -149,6 +149,8 @@ def non_parametric_inference(
         )  # fmt: skip
     except NothingToTestError as error:
         return _of_nothing(loaded.images, threshold is not None, bool(tfce), str(error))
+    # Images are read for it: not before all that can be refused was.
+    warn_of_doubts(loaded, reading)
     images = permutation_images(maps, "contrast")
     return images if threshold is not None or tfce else images["logp_max_t"]
 
@@ -241,9 +243,7 @@ def images_of(given: Any, first_level_contrast: str | None, options: Options) ->
     if are_models(given):
         return effects_of_models(given, first_level_contrast, options, sample_names(subjects_of_models(given).images))
     if not isinstance(given, pd.DataFrame):
-        found = load_images(given, options)
-        warn_of_doubts(found, options)
-        return found
+        return load_images(given, options)
     loaded: Mapping[str | None, Loaded] = load_maps(given, options)
     if first_level_contrast in loaded:
         return loaded[first_level_contrast]

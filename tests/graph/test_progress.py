@@ -39,7 +39,7 @@ NAMES = {
     "contrasts", "block-observed", "count-observed", "count-observed-partial", "count-observed-aggregate",
     "write-chunk", "preparation", "fit-run", "combine-runs", "how-to-fit", "how-to-combine",
     "run", "lags", "sum-run", "sum-run-part", "cut-moments", "mean-of-run", "scale-run", "solve-run", "autoregression",
-    "cluster-noise", "trial-models", "trial-betas",
+    "cluster-noise", "trial-models", "trial-betas", "below-one",
     "observe-block", "prepare-block", "permute-block", "enhance-maps", "join-unit", "draw-rearrangements",
     "tests", "tiles", "levels", "rearrangements", "on-map", "enhanced",
     "add-moments", "keep-moments", "load-moments",
@@ -259,7 +259,7 @@ def test_tasks_of_the_first_level_have_names():
         )
     models = [TrialModel(np.array([0]), np.eye(2)[:, :1], np.ones((1, 1)))]
     found |= names_of(
-        trial_maps(sum_run(run, regressors, 1), regressors, models, NoiseModel(1), Scaling("run"), chunks)
+        *trial_maps(sum_run(run, regressors, 1), regressors, models, NoiseModel(1), Scaling("run"), chunks)
     )
     found |= names_of(mean_of_run("run.nii", Preparation(space)))
     assert {"solve-run", "cluster-noise", "mean-of-run", "from-value-trial-betas-concatenate"} <= found

@@ -130,3 +130,21 @@ def test_a_folder_of_rearrangements_answers_as_none_does(cohort, tmp_path):
             kept = nulls(TESTS[asked], str(tmp_path / "kept"))
             for key, expected in without[asked].items():
                 np.testing.assert_array_equal(kept[key], expected, err_msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize("make", [group_map, run_map])
+def test_what_cannot_be_read_or_is_of_another_version_is_made_anew(make, cohort, run, tmp_path, monkeypatch):
+    given, memory = (cohort if make is group_map else run), str(tmp_path / "memory")
+    expected = make(given, memory, {})
+    kept = sorted((tmp_path / "memory").rglob("*.npz"))
+    assert kept
+    for path in kept:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    np.testing.assert_array_equal(make(given, memory, {}), expected)
+    for path in kept:
+        np.load(path, allow_pickle=False).close()
+    monkeypatch.setattr("daskglm.io.cache.version", lambda _: "0.0.0")
+    for path in kept:
+        path.write_bytes(b"of another version, which is not looked at")
+    np.testing.assert_array_equal(make(given, memory, {}), expected)
+    assert all(path.read_bytes().startswith(b"of another version") for path in kept)

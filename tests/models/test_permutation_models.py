@@ -536,7 +536,7 @@ NOT_TOLD = {
     "masker that is none": lambda d: permuted_ols(d.x, d.y, masker="mask.nii", tfce=True, n_perm=9),
     "text as threshold": lambda d: permuted_ols(d.x, d.y, masker=d.space, threshold="0.01", n_perm=9),
     "unknown TFCE": lambda d: permuted_ols(d.x, d.y, masker=d.space, tfce="steps", n_perm=9),
-    "unknown output": lambda d: permuted_ols(d.x, d.y, output_type="legacy", n_perm=9),
+    "unknown output": lambda d: permuted_ols(d.x, d.y, output_type="list", n_perm=9),
 }
 
 
