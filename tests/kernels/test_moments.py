@@ -160,7 +160,7 @@ def test_sites_far_apart_cost_no_digits_but_their_own(apart, mixed, missing):
 @pytest.mark.parametrize("together", [1, 2, 3, 20])
 @pytest.mark.parametrize("missing", [0.0, 0.2])
 def test_blocks_of_few_images_cost_no_digits_of_a_large_mean(together, missing):
-    """Blocks of no more images than regressors, which their own fits explain: a mean of a million residuals is no matter."""
+    """Also of blocks of no more images than regressors, which their own fits explain."""
     rng = np.random.default_rng(0)
     design = np.column_stack([np.ones(20), rng.standard_normal(20), np.repeat([0.0, 1.0], 10)])
     data = 0.1 * rng.standard_normal((20, 6)) + 1e5
