@@ -1,6 +1,7 @@
 """A whole permutation analysis: images and a table in, a folder of corrected maps out."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from daskglm.design.matrix import check_design
 from daskglm.inference.permutation import permutation_test
@@ -232,7 +234,7 @@ def _holds(output: str, analysis: str) -> bool:
 
 
 def _thresholds(maps: xr.Dataset) -> pd.DataFrame:
-    """What 5% of the nulls reach, and what the data reach."""
+    """What the data have to exceed for a corrected p of 5%, and what they reach."""
     rows = []
     for name in maps["contrast"].values:
         chosen = maps.sel(contrast=name)
@@ -246,10 +248,17 @@ def _thresholds(maps: xr.Dataset) -> pd.DataFrame:
                 label, shown = f"{label}, scaled", "scaled_stat"
             values = chosen[shown].values
             observed = np.fmax.reduce(np.abs(values) if chosen["two_sided"] else values)
-            level = np.quantile(chosen[null].values, 1 - _ALPHA, method="higher")
+            level = _critical(chosen[null].values, bool(maps.attrs["exhaustive"]))
             rows.append((str(name), label, level, observed, np.fmin.reduce(p), int((p <= _ALPHA).sum())))
     columns = ["contrast", "statistic", "threshold", "observed_maximum", "smallest_p", "voxels"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _critical(null: NDArray[np.floating], exhaustive: bool) -> float:
+    """The largest value whose corrected p, as it is counted, is above 5%; infinite where every p is."""
+    own = 0 if exhaustive else 1  # the data themselves count, and are among all rearrangements
+    may_reach = math.floor(_ALPHA * (null.size + own) + 1e-9) - own
+    return float(np.sort(null)[null.size - 1 - may_reach]) if may_reach >= 0 else math.inf
 
 
 def _nulls(maps: xr.Dataset, labels: Mapping[str, str]) -> dict[str, pd.DataFrame]:

@@ -255,7 +255,8 @@ def _null(contrast: ContrastMap, null: Null) -> Figure:
     """A null distribution."""
     # "t, scaled" in the table of thresholds: that of voxels with unequal numbers of images, made comparable.
     kind = f"scaled {null.statistic[0]}" if null.statistic.endswith(", scaled") else null.statistic
-    numbers = f"5% of the rearrangements reach {null.threshold:.4g}; the data reach {null.observed:.4g}"
+    takes = f"takes more than {null.threshold:.4g}" if np.isfinite(null.threshold) else "takes more rearrangements"
+    numbers = f"a corrected p of 5% {takes}; the data reach {null.observed:.4g}"
     what = f"Null distribution of the largest {kind} of {contrast.name}"
     png = null_picture(np.asarray(null.values, dtype=np.float64), null.observed, kind, contrast.name)
     return Figure(png, f"{what}: {numbers}", f"{what}: {numbers}, corrected p = {null.p:.4g}.")

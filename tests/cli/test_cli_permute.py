@@ -50,12 +50,30 @@ def test_permute_writes_everything(cohort, tmp_path):
     np.testing.assert_allclose(10 ** -logp[cohort.mask], p, rtol=1e-6)
     thresholds = pd.read_csv(output / "thresholds.tsv", sep="\t").set_index(["contrast", "statistic"])
     row = thresholds.loc[("age", "t")]
-    assert row["threshold"] == pytest.approx(np.quantile(nulls["h0_max_stat"], 0.95, method="higher"), rel=1e-6)
+    # At most 9 of 200 may reach what has p <= 10 / 201.
+    assert row["threshold"] == pytest.approx(np.sort(nulls["h0_max_stat"])[-10], rel=1e-6)
     assert row["voxels"] == (p <= 0.05).sum()
     made = json.loads((output / "provenance.json").read_text())
     assert made["rearrangements"] == {"done": 200, "exhaustive": False, "kind": "permutation"}
     assert made["parameters"]["threshold"] == 0.01
     assert "12 images, 3 regressors; 90 voxels (n from 12 to 12); 200 random rearrangements" in text
+
+
+@pytest.mark.parametrize("n_perm", [10, 19, 30, 50])
+def test_what_exceeds_the_threshold_has_a_corrected_p_of_5_percent(cohort, tmp_path, n_perm):
+    options = ["--contrast", "age", "--tfce", "--cluster-threshold", "0.05", "--n-perm", n_perm]
+    assert permute(cohort, tmp_path / "out", *options)[0] == 0
+    nulls = pd.read_csv(tmp_path / "out" / "contrast-age_nulls.tsv", sep="\t")
+    table = pd.read_csv(tmp_path / "out" / "thresholds.tsv", sep="\t").set_index("statistic")["threshold"]
+    for statistic, column in (("t", "stat"), ("size", "size"), ("mass", "mass"), ("tfce", "tfce")):
+        null = nulls[f"h0_max_{column}"].to_numpy()
+        # Everything that a map can hold: what the nulls reach, and values between.
+        values = np.unique(np.concatenate([null, null + 1e-3, null - 1e-3]))
+        p = (1 + (null >= values[:, None]).sum(axis=1)) / (1 + n_perm)
+        assert np.array_equal(p <= 0.05, values > table[statistic])
+    if n_perm == 10:
+        assert run("report", tmp_path / "out")[0] == 0
+        assert "a corrected p of 5% takes more rearrangements" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_same_again_with_more_adds(cohort, tmp_path, monkeypatch):
