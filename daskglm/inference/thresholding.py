@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskglm.errors import ImageError, ParameterError, SpaceError, nearest
-from daskglm.io.nifti import read_mask, read_values
+from daskglm.io.nifti import mask_of_values, read_mask, read_values
 from daskglm.kernels import thresholds
 from daskglm.kernels.adjacency import grid_adjacency
 from daskglm.kernels.clusters import label_clusters
@@ -375,7 +375,7 @@ def _read_mask(mask_img: Any, space: VolumeSpace) -> NDArray[np.bool_]:
         header, mask = read_mask(os.fspath(mask_img))
         affine = header.affine
     elif hasattr(mask_img, "dataobj"):
-        mask, affine = one_volume(np.nan_to_num(np.asanyarray(mask_img.dataobj)) != 0), mask_img.affine
+        mask, affine = one_volume(mask_of_values(np.asanyarray(mask_img.dataobj), "mask_img")), mask_img.affine
     else:
         raise ParameterError(f"mask_img is an image, a path, a fitted masker or None, but it is {mask_img!r}")
     try:

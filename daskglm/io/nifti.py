@@ -13,7 +13,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from daskglm.errors import CorruptImageError, ParameterError, StorageError
+from daskglm.errors import CorruptImageError, ImageError, ParameterError, StorageError
 from daskglm.io import files
 from daskglm.io.formats import NiftiHeader, check_size, header_apart, parse_header
 from daskglm.io.objects import check_bucket
@@ -25,6 +25,7 @@ except ImportError:
 
 _GZIP_WRAPPER = 31
 _READ_BYTES = 2**22
+_REMEDY = "restore the file or drop its subject (daskglm convert --on-error quarantine leaves such files out)"
 
 
 class _GzipStream:
@@ -173,7 +174,7 @@ def stream_volumes(path: str, start: int = 0, stop: int | None = None) -> Iterat
 
 
 def read_mask(path: str) -> tuple[NiftiHeader, NDArray[np.bool_]]:
-    """Read a mask: non-zero voxels are kept.
+    """Read a mask: 0 outside, one other value inside.
 
     Parameters
     ----------
@@ -189,12 +190,46 @@ def read_mask(path: str) -> tuple[NiftiHeader, NDArray[np.bool_]]:
     ------
     CorruptImageError
         As :func:`read_values`, and where the image is not 3-D.
+    ImageError
+        As :func:`mask_of_values`.
     """
-    header, values = read_values(path)
+    try:
+        header, values = read_values(path)
+    except CorruptImageError as error:
+        raise CorruptImageError(str(error).replace(_REMEDY, "restore the file or give another mask")) from error
     if len(header.shape) != 3:
         raise CorruptImageError(f"a mask is 3-D, but {path} has shape {header.shape}; take one volume of it")
-    finite = np.nan_to_num(values[0])
-    return header, (finite != 0).reshape(header.shape, order="F")
+    return header, mask_of_values(values[0].reshape(header.shape, order="F"), f"the mask {path}")
+
+
+def mask_of_values(values: NDArray[Any], name: str) -> NDArray[np.bool_]:
+    """The voxels that a mask keeps: NaN and 0 are outside.
+
+    Parameters
+    ----------
+    values : array
+        Of the mask.
+    name : str
+        What it is, for messages.
+
+    Returns
+    -------
+    bool array
+        Of the same shape.
+
+    Raises
+    ------
+    ImageError
+        Where it has several values besides 0, as label images and probability maps have.
+    """
+    finite = np.nan_to_num(values)
+    inside = finite[finite != 0]
+    if inside.size and (inside != inside[0]).any():
+        raise ImageError(
+            f"a mask has 0 outside and one other value inside, but {name} has several, from {inside.min():g} to "
+            f"{inside.max():g}, as label images and probability maps have; threshold it, or choose a label"
+        )
+    return finite != 0
 
 
 def checksum(path: str) -> int:
@@ -360,4 +395,4 @@ def _explained(path: str, error: Exception) -> tuple[str, str]:
     if files.is_url(path) and isinstance(error, FileNotFoundError):
         check_bucket(path)
     fault = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-    return fault, "restore the file or drop its subject (daskglm convert --on-error quarantine leaves such files out)"
+    return fault, _REMEDY

@@ -14,7 +14,7 @@ from daskglm.graph.compute import compute
 from daskglm.graph.glm import coverage, fewest
 from daskglm.graph.images import Preparation, resample
 from daskglm.io.cache import file_states, kept, load_arrays, save_arrays
-from daskglm.io.nifti import read_header, read_mask
+from daskglm.io.nifti import mask_of_values, read_header, read_mask
 from daskglm.schema.space import VolumeSpace, one_volume
 
 
@@ -175,8 +175,8 @@ def mask_of(options: Options, space: VolumeSpace) -> NDArray[np.bool_] | None:
     elif not hasattr(mask_img, "dataobj"):
         raise ParameterError(f"mask_img is an image, a path, a fitted masker, False or None, but it is {mask_img!r}")
     else:
-        mask = one_volume(np.nan_to_num(np.asanyarray(mask_img.dataobj)) != 0)
         affine, name = mask_img.affine, "the mask"
+        mask = one_volume(mask_of_values(np.asanyarray(mask_img.dataobj), name))
     if options.target_affine is not None:
         image = nib.Nifti1Image(mask.astype(np.float32), affine)
         resampled = resample(image, options.target_affine, options.target_shape, "nearest")

@@ -126,7 +126,10 @@ def test_the_same_image_twice(cohort):
 def test_nothing_finite_anywhere(cohort):
     for path in cohort.paths:
         rewrite(path, lambda d, a: (np.full_like(d, np.nan), a))
-    with pytest.raises(ImageError, match="has no finite value in the mask"):
+    with (
+        pytest.raises(ImageError, match="has no finite value in the mask"),
+        pytest.warns(UserWarning, match="have the same bytes"),
+    ):
         fit(cohort)
     with pytest.raises(ImageError, match="has no finite value in the mask"):
         fit(cohort, mask_img=None)
@@ -165,10 +168,17 @@ def test_masks(cohort, tmp_path):
     empty = nib.Nifti1Image(np.zeros(cohort.mask.shape, np.uint8), cohort.mask_img.affine)
     with pytest.raises(SpaceError, match="at least one voxel"):
         fit(cohort, mask_img=empty)
+    labels = cohort.mask * (1 + np.arange(cohort.mask.size).reshape(cohort.mask.shape) % 3)
+    for values in (labels, -labels, labels / 7, labels + 1, np.where(cohort.mask, labels, np.nan)):
+        several = nib.Nifti1Image(values.astype(np.float32), cohort.mask_img.affine)
+        several.to_filename(tmp_path / "several.nii")
+        for given in (several, str(tmp_path / "several.nii")):
+            with pytest.raises(ImageError, match="0 outside and one other value inside, but the mask .*has several"):
+                fit(cohort, mask_img=given)
     elsewhere = nib.Nifti1Image(cohort.mask.astype(np.uint8), np.eye(4))
     with pytest.raises(SpaceError, match="affine, but that of the mask"):
         fit(cohort, mask_img=elsewhere)
-    with pytest.raises(CorruptImageError, match=r"nowhere\.nii\.gz: no such file"):
+    with pytest.raises(CorruptImageError, match=r"nowhere\.nii\.gz: no such file; restore the file or give another mask$"):
         fit(cohort, mask_img=str(tmp_path / "nowhere.nii.gz"))
 
 
