@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 _NUMBER = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -131,15 +132,37 @@ def _tokens_at(text: str, position: int, by_start: dict[str, list[str]]) -> Iter
     if quoted is not None and quoted[1] in by_start.get(quoted[1][:1], []):
         yield Token("name", quoted[1]), _skip(text, quoted.end())
     for name in names:
-        end = _skip(text, position + len(name))
+        end = _end_of(name, text, position, names)
         # A number in an expression is a number, whatever regressors are called.
-        if text.startswith(name, position) and _ends_there(text, end) and not is_number(name):
+        if end is not None and _ends_there(text, end) and not is_number(name):
             yield Token("name", name), end
     number = _NUMBER.match(text, position)
     if number is not None and _ends_there(text, _skip(text, number.end())):
         yield Token("number", number.group()), _skip(text, number.end())
     if text[position] in _SIGNS:
         yield Token("sign", text[position]), _skip(text, position + 1)
+
+
+def _end_of(name: str, text: str, position: int, names: Sequence[str]) -> int | None:
+    """Where a name at a position ends; blanks beside signs within its parentheses are free: I(age**2), I(age ** 2)."""
+    if text.startswith(name, position):
+        return _skip(text, position + len(name))
+    found = _loosely(name).match(text, position) if "(" in name else None
+    return None if found is None or found.group() in names else _skip(text, found.end())
+
+
+@cache
+def _loosely(name: str) -> re.Pattern[str]:
+    """A name with any blanks beside the signs within its parentheses."""
+    pattern, depth = "", 0
+    for piece in re.findall(r"\s*[^\w\s]\s*|\w+|\s+", name):
+        sign = piece.strip()
+        depth += sign == "("
+        free = depth > 0 and re.fullmatch(r"[^\w\s]", sign) is not None
+        before, after = r"\s*" if free and sign != "(" else "", r"\s*" if free and (sign != ")" or depth > 1) else ""
+        pattern += before + re.escape(sign if free else piece) + after
+        depth -= sign == ")"
+    return re.compile(pattern)
 
 
 def _ends_there(text: str, end: int) -> bool:

@@ -108,6 +108,8 @@ def match_table(participants: pd.DataFrame, images: xr.Dataset, also_allowed: Co
     DesignError
         Where there are no ids, or a sample has no row.
     """
+    if participants.empty:
+        raise DesignError("a participants table has a row a subject, but this one has none; add them")
     ids = id_index(participants)
     if ids is None and not are_ids(participants.index) and images.attrs.get("named_by") != "order":
         raise DesignError(

@@ -88,11 +88,9 @@ def table_text(content: bytes, name: str) -> tuple[str, str]:
     DesignError
         Where it has another encoding, other separators than its name says, or a name twice.
     """
-    text = _decoded(content, name)
+    text = re.sub(r"\r\n?", "\n", _decoded(content, name))  # lines of old Macs end in a carriage return alone
     separator = _separator(text, name)
-    if '"' not in text:
-        text = re.sub(rf"[ \u00a0]*({re.escape(separator)}|\r?\n|\Z)[ \u00a0]*", r"\1", text).lstrip(" \u00a0")
-    text = re.sub(rf"(\r?\n[{re.escape(separator)} ]*)+\Z", "\n", text)
+    text = re.sub(rf"(\n[{re.escape(separator)} ]*)+\Z", "\n", _stripped(text, separator))
     columns, row = [*islice(csv.reader(StringIO(text), delimiter=separator), 2), [], []][:2]
     if len(row) > len(columns):
         raise DesignError(
@@ -131,7 +129,7 @@ def as_table(given: pd.DataFrame | str | os.PathLike[str] | None) -> pd.DataFram
 def _decoded(content: bytes, name: str) -> str:
     """Text of UTF-8, or of UTF-16 where its mark says so; any other encoding would have to be guessed."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        if "\n" not in (text := content.decode("utf-16", errors="replace")):
+        if not {"\n", "\r"} & set(text := content.decode("utf-16", errors="replace")):
             raise DesignError(f"{name} is marked as UTF-16, but has no lines in it; save the file as UTF-8")
         return text
     try:
@@ -145,6 +143,19 @@ def _decoded(content: bytes, name: str) -> str:
     if "\0" in text:
         raise DesignError(f"tables are text in UTF-8, but {name} has zero bytes; save the file as UTF-8")
     return text
+
+
+def _stripped(text: str, separator: str) -> str:
+    """A table without the blanks around its cells, in quotes or not."""
+    if '"' not in text:
+        return re.sub(rf"[ \u00a0]*({re.escape(separator)}|\n|\Z)[ \u00a0]*", r"\1", text).lstrip(" \u00a0")
+    try:
+        rows = list(csv.reader(StringIO(text), delimiter=separator, skipinitialspace=True, strict=True))
+    except csv.Error:
+        return text  # pandas says what is wrong with it
+    stripped = StringIO()
+    csv.writer(stripped, delimiter=separator, lineterminator="\n").writerows([cell.strip() for cell in row] for row in rows)
+    return stripped.getvalue()
 
 
 def _separator(text: str, name: str) -> str:

@@ -15,12 +15,18 @@ READ = {
     "UTF-16": ("tsv", TSV.encode("utf-16")),
     "UTF-16, big-endian": ("tsv", b"\xfe\xff" + TSV.encode("utf-16-be")),
     "Windows' line ends": ("tsv", TSV.replace("\n", "\r\n").encode()),
+    "line ends of old Macs": ("csv", TSV.replace("\t", ",").replace("\n", "\r").encode()),
+    "line ends of old Macs, UTF-16": ("tsv", TSV.replace("\n", "\r").encode("utf-16")),
     "blanks around cells": ("tsv", TSV.replace("\t", " \t ").replace("\n", " \n").replace("F", "F\u00a0").encode()),
     "rows of tabs at the end": ("tsv", (TSV + "\t\t\n \t\t\n\n").encode()),
     "columns of tabs at the end": ("tsv", TSV.replace("\n", "\t\t\n").encode()),
     "commas": ("csv", TSV.replace("\t", ",").encode()),
     "semicolons": ("csv", TSV.replace("\t", ";").encode()),
     "tabs in a text file": ("txt", TSV.encode()),
+    "blanks around cells beside quotes": (
+        "tsv",
+        TSV.replace("\t", "\t ").replace(" sex", '"sex "').replace("01", '" 01"').replace("M", "M ").encode(),
+    ),
     "quotes": ("csv", TSV.replace("\t", '","').replace("\n", '"\n"').encode().join([b'"', b""]).removesuffix(b'"')),
 }
 
@@ -46,6 +52,7 @@ REFUSED = {
         TSV.replace("participant_id\t", "").encode(),
         "name every column",
     ),
+    "a quote that does not end": ("tsv", TSV.replace("M", '"M').encode(), "cannot read the table .*EOF inside string"),
     "a row too long": (
         "csv",
         (TSV + "04\t1\tF\t7\n").replace("\t", ",").encode(),
