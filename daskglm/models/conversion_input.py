@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -219,7 +219,7 @@ def _header_or_fault(path: str) -> NiftiHeader | ImageError:
         return error
 
 
-def preparation_of_store(output: str, options: Options, files: Mapping[str, str]) -> Preparation:
+def preparation_of_store(output: str, options: Options) -> Preparation:
     """The treatment that the images of a store had, for more of them.
 
     Parameters
@@ -228,8 +228,6 @@ def preparation_of_store(output: str, options: Options, files: Mapping[str, str]
         The store.
     options : Options
         Mask, missing values and smoothing that are asked for now.
-    files : mapping of str to str
-        Sample name to path, of those to be added.
 
     Returns
     -------
@@ -249,8 +247,8 @@ def preparation_of_store(output: str, options: Options, files: Mapping[str, str]
                 f"is {value!r}; give the same, or convert to another store"
             )
     how = Preparation(space, options.missing == "zero", options.smoothing_fwhm)
-    if options.mask_img is not None and files:
-        check_store(output, preparation(header_image(next(iter(files.values()))), options).space)
+    if options.mask_img is not None:
+        check_store(output, preparation(space.mask_image(), options).space)
     return how
 
 
@@ -270,7 +268,7 @@ def listed(value: Any) -> Any:
 
 
 def usable_files(
-    files: Mapping[str, str], how: Preparation, on_error: str
+    files: Mapping[str, str], how: Preparation, on_error: str, kept: Collection[str] = ()
 ) -> tuple[dict[str, str], dict[str, str], set[str]]:
     """Files whose headers are right, what is wrong with the others, and who has more digits than float32.
 
@@ -282,6 +280,8 @@ def usable_files(
         What happens to each.
     on_error : {"stop", "quarantine"}
         Raise at the first that is wrong, or leave them out.
+    kept : collection of str
+        Samples that the store has already.
 
     Returns
     -------
@@ -293,7 +293,7 @@ def usable_files(
     Raises
     ------
     ImageError
-        For "stop", naming every file; and where no file can be used.
+        For "stop", naming every file; and where no file can be used and nothing is kept.
     """
     headers, faults = scan_headers(list(files.values()), how)
     for path, header in zip(files.values(), headers, strict=True):
@@ -302,7 +302,7 @@ def usable_files(
     if on_error == "stop":
         raise_faults(faults)
     good = {name: path for name, path in files.items() if path not in faults}
-    if files and not good:
+    if files and not good and not kept:
         raise ImageError(f"none of the {len(files)} images can be used; the first: {next(iter(faults.values()))}")
     wide = {path for path, header in zip(files.values(), headers, strict=True) if header and header.in_memory == "f8"}
     double = {name for name, path in good.items() if path in wide}

@@ -76,10 +76,10 @@ def plan_conversion(
     kept = already_stored(output or "", files, table, stored)
     new = {name: path for name, path in files.items() if name not in kept}
     if exists and output is not None:
-        how = preparation_of_store(output, options, new)
+        how = preparation_of_store(output, options)
     else:
         how = preparation(reference_image(new, on_error), options)
-    new, faults, double = usable_files(new, how, on_error)
+    new, faults, double = usable_files(new, how, on_error, kept)
     dtype = type_of_store(output or "", exists, double)
     notes = [f"{count_text(len(kept), 'image')} in the store already"] if kept else []
     notes += [f"{count_text(len(faults), 'image')} left out, such as {next(iter(faults.values()))}"] if faults else []

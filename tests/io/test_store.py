@@ -21,6 +21,7 @@ from daskglm.graph import convert as graph_convert
 from daskglm.io import store as store_module
 from daskglm.io import store_writing
 from daskglm.models.options import Options, header_image, preparation
+from daskglm.models.plan_convert import plan_conversion
 
 
 @pytest.fixture
@@ -315,6 +316,18 @@ def test_quarantine_is_remembered_and_of_one_store(cohort, tmp_path):
     assert listed["sample"].tolist() == ["sub-04"]
     assert list(daskglm.open_images(stores["a"]).attrs["quarantined"]) == ["sub-04"]
     assert not (tmp_path / "b_quarantined.tsv").exists()
+
+
+def test_a_conversion_that_left_files_out_can_be_given_again(cohort, tmp_path):
+    store = str(tmp_path / "a.zarr")
+    Path(cohort.paths[3]).write_bytes(b"")
+    for kept in ([], [name for name in cohort.names if name != "sub-04"]):
+        plan_conversion(cohort.paths, store, mask=cohort.mask_img, on_error="quarantine")
+        done = daskglm.convert(cohort.paths, store, mask=cohort.mask_img, on_error="quarantine")
+        assert (done.kept, list(done.quarantined)) == (kept, ["sub-04"])
+        assert pd.read_csv(tmp_path / "a_quarantined.tsv", sep="\t")["sample"].tolist() == ["sub-04"]
+    with pytest.raises(CorruptImageError, match="the file is empty"):
+        daskglm.convert(cohort.paths, store, mask=cohort.mask_img)
 
 
 def test_quarantine_without_a_mask(cohort, tmp_path):
