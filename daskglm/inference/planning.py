@@ -221,7 +221,8 @@ def cluster_threshold(test: Test, p: float | None) -> float | None:
     if p is None:
         return None
     if isinstance(p, (str, bool)) or not 0 < p < 1:
-        raise ParameterError(f"{option('threshold', '--cluster-threshold')} is a cluster-forming p between 0 and 1, but it is {p!r}")
+        name = option("threshold", "--cluster-threshold")
+        raise ParameterError(f"{name} is a cluster-forming p between 0 and 1, but it is {p!r}")
     freedom, n_tested = test.parts.degrees_of_freedom, test.parts.tested.shape[1]
     if test.signed:
         tail = p / 2 if test.two_sided else p

@@ -196,7 +196,7 @@ def read_mask(path: str) -> tuple[NiftiHeader, NDArray[np.bool_]]:
     try:
         header, values = read_values(path)
     except CorruptImageError as error:
-        raise CorruptImageError(str(error).replace(_REMEDY, "restore the file or give another mask")) from error
+        raise CorruptImageError(str(error).replace(_REMEDY, "restore it or give another mask")) from error
     if len(header.shape) != 3:
         raise CorruptImageError(f"a mask is 3-D, but {path} has shape {header.shape}; take one volume of it")
     return header, mask_of_values(values[0].reshape(header.shape, order="F"), f"the mask {path}")

@@ -154,7 +154,8 @@ def _stripped(text: str, separator: str) -> str:
     except csv.Error:
         return text  # pandas says what is wrong with it
     stripped = StringIO()
-    csv.writer(stripped, delimiter=separator, lineterminator="\n").writerows([cell.strip() for cell in row] for row in rows)
+    writer = csv.writer(stripped, delimiter=separator, lineterminator="\n")
+    writer.writerows([cell.strip() for cell in row] for row in rows)
     return stripped.getvalue()
 
 

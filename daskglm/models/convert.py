@@ -197,10 +197,7 @@ def write_store(
         table = participant_rows(participants, samples, stored)
         kept = already_stored(output, files, table, stored)
         new = {name: path for name, path in files.items() if name not in kept}
-        if exists:
-            how = preparation_of_store(output, options)
-        else:
-            how = preparation(reference_image(new, on_error), options)
+        how = preparation_of_store(output, options) if exists else preparation(reference_image(new, on_error), options)
         new, faults, double = usable_files(new, how, on_error, kept)
         dtype = type_of_store(output, exists, double)
     counted = not exists and options.mask_img is None

@@ -173,12 +173,12 @@ def test_masks(cohort, tmp_path):
         several = nib.Nifti1Image(values.astype(np.float32), cohort.mask_img.affine)
         several.to_filename(tmp_path / "several.nii")
         for given in (several, str(tmp_path / "several.nii")):
-            with pytest.raises(ImageError, match="0 outside and one other value inside, but the mask .*has several"):
+            with pytest.raises(ImageError, match=r"0 outside and one other value inside, but the mask .*has several"):
                 fit(cohort, mask_img=given)
     elsewhere = nib.Nifti1Image(cohort.mask.astype(np.uint8), np.eye(4))
     with pytest.raises(SpaceError, match="affine, but that of the mask"):
         fit(cohort, mask_img=elsewhere)
-    with pytest.raises(CorruptImageError, match=r"nowhere\.nii\.gz: no such file; restore the file or give another mask$"):
+    with pytest.raises(CorruptImageError, match=r"nowhere\.nii\.gz: no such file; restore it or give another mask$"):
         fit(cohort, mask_img=str(tmp_path / "nowhere.nii.gz"))
 
 
