@@ -4,7 +4,7 @@ Each class is also the builtin a caller would expect, so ``except ValueError`` k
 A message gives the rule, the values that broke it, and the remedy.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from difflib import get_close_matches
 
@@ -133,6 +133,35 @@ def option(python: str, command: str) -> str:
     'overwrite=True'
     """
     return command if COMMAND.get() else python
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise unless a parameter has one of its values.
+
+    Parameters
+    ----------
+    name : str
+        Of the parameter.
+    value : object
+        What was given.
+    choices : sequence
+        What can be given, two or more.
+
+    Raises
+    ------
+    ParameterError
+        With what can be given and what was.
+
+    Examples
+    --------
+    >>> check_choice("na", "dorp", ("stop", "drop"))
+    Traceback (most recent call last):
+    daskglm.errors.ParameterError: na must be 'stop' or 'drop', got 'dorp'; did you mean 'drop'?
+    """
+    if value not in choices:
+        *others, last = map(repr, choices)
+        hint = nearest(value, [choice for choice in choices if isinstance(choice, str)])
+        raise ParameterError(f"{name} must be {', '.join(others)} or {last}, got {value!r}{hint}")
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

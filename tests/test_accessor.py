@@ -77,7 +77,7 @@ def test_images_of_a_store(cohort, tmp_path):
     daskglm.convert(cohort.paths, store, mask=cohort.mask_img)
     opened = daskglm.open_images(store)
     image = opened.glm.to_nifti("data", sample="sub-03")
-    np.testing.assert_array_equal(image.get_fdata(), np.where(cohort.mask, cohort.data[2].astype(np.float32), 0))
+    np.testing.assert_array_equal(image.get_fdata(), np.where(cohort.mask, cohort.data[2], 0))
     np.testing.assert_array_equal(image.affine, nib.load(cohort.paths[2]).affine)
     np.testing.assert_array_equal(
         opened.isel(sample=[4], voxel=slice(0, 7)).glm.to_nifti("data").get_fdata().ravel(order="F").nonzero()[0],

@@ -192,7 +192,7 @@ def _who(asked: list[tuple[list[str], list[str]]], labels: list[str], exclude: l
     chosen = [text for text in chosen if text not in left_out]
     if labels or not everyone:
         if not chosen:
-            raise ParameterError("no participant is left: every one is excluded; take fewer out")
+            raise ParameterError("no participant is left: every one is excluded; exclude fewer")
         return ["--group-stores", *(f"--participant-label={text}" for text in chosen)]
     return ["--group-stores", *(f"--exclude={text}" for text in left_out)]
 

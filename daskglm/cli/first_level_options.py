@@ -85,16 +85,14 @@ def _delays(texts: Sequence[str]) -> list[int] | None:
     """Whole numbers, of texts such as 0,1,2."""
     parts = [part.strip() for text in texts for part in text.strip(" []").split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise ParameterError(
-            f"--fir-delays are whole numbers of volumes, as in 0,1,2,3, but they are {','.join(texts)!r}"
-        )
+        raise ParameterError(f"--fir-delays must be whole numbers of volumes, as in 0,1,2,3, got {','.join(texts)!r}")
     return [int(part) for part in parts] or None
 
 
 def _bins(text: str) -> int | str | None:
     """A number, None or "auto"."""
     if text not in ("auto", "none") and not text.isdecimal():
-        raise ParameterError(f"--bins is a whole number of 1 or more, none or auto, but it is {text!r}")
+        raise ParameterError(f"--bins must be a whole number of 1 or more, none or auto, got {text!r}")
     return None if text == "none" else int(text) if text.isdecimal() else text
 
 
@@ -104,5 +102,5 @@ def _instruction(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ParameterError(
-            f'--transform is JSON, as in \'{{"Name": "Demean", "Input": ["rt"]}}\', but {text!r} is none: {error}'
+            f'--transform must be JSON, as in \'{{"Name": "Demean", "Input": ["rt"]}}\', got {text!r}: {error}'
         ) from error

@@ -53,7 +53,7 @@ def asked_for(configuration: Configuration) -> tuple[int, int, int | None]:
         return most, max(1, int(chosen.get("worker_cores", 1))), _gigabytes(chosen.get("worker_memory"))
     except (TypeError, ValueError, AttributeError) as error:
         raise ClusterError(
-            f"a plan reads workers, cores and memory in the file of a cluster, but cannot: {error}"
+            f"a plan takes workers, cores and memory from the cluster's file, which cannot be used: {error}"
         ) from error
 
 

@@ -13,12 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from daskglm.design.drifts import drift_matrix
 from daskglm.design.events import check_events, events_table
 from daskglm.design.hrf import HRFModel, regressor_names
-from daskglm.design.regressors import check_frame_times, check_impulse, convolve, outside, outside_messages
-from daskglm.errors import DesignError, ParameterError, listing, nearest
+from daskglm.design.regressors import IMPULSES, check_frame_times, convolve, outside, outside_messages
+from daskglm.errors import DesignError, ParameterError, check_choice, listing
 
 Array = NDArray[np.float64]
 Modulators = Literal["raw", "centered", "orthogonalized"]
-_MODULATORS = ("raw", "centered", "orthogonalized")
 # Seconds: no repetition time of functional images is as long, but one in milliseconds is.
 LONGEST = 100.0
 # Amplitudes that differ by less of their size are the same.
@@ -59,8 +58,7 @@ def frame_times(n_volumes: int, t_r: float, slice_time_ref: float = 0.0) -> Arra
         raise ParameterError(f"t_r is a positive number of seconds, but it is {t_r!r}")
     if t_r >= LONGEST:
         raise ParameterError(
-            f"t_r is in seconds and below {LONGEST:g}, but it is {t_r:g}; if these are milliseconds, give "
-            f"{t_r / 1000:g}"
+            f"t_r must be in seconds and below {LONGEST:g}, got {t_r:g}; if these are milliseconds, give {t_r / 1000:g}"
         )
     if not 0 <= slice_time_ref <= 1:
         raise ParameterError(f"slice_time_ref is a fraction of t_r from 0 to 1, but it is {slice_time_ref!r}")
@@ -152,12 +150,11 @@ def make_first_level_design_matrix(
     >>> make_first_level_design_matrix(np.arange(10) * 2.0, table).columns.tolist()
     ['go', 'stop', 'constant']
     """
-    if modulators not in _MODULATORS:
-        hint = nearest(modulators, _MODULATORS)
-        raise ParameterError(f"modulators is one of {listing(_MODULATORS)}, but it is {modulators!r}{hint}")
+    check_choice("modulators", modulators, ("raw", "centered", "orthogonalized"))
+    check_choice("impulse", impulse, IMPULSES)
     times = check_frame_times(frame_times)
     extra, extra_names = _additional(add_regs, add_reg_names, len(times))
-    layout = _Layout(times, hrf_model, fir_delays, min_onset, oversampling, check_impulse(impulse))
+    layout = _Layout(times, hrf_model, fir_delays, min_onset, oversampling, impulse)
     blocks: list[Array] = []
     names: list[str] = []
     if events is not None:

@@ -345,7 +345,7 @@ def _occurring(name: str, column: pd.Series) -> pd.Series:
     seen = {labels[level] for level in column.dropna()}
     unused = [level for level in dict.fromkeys(labels.values()) if level not in seen]
     if unused:
-        warnings.warn(f"nobody has {listing(unused)} of {name!r}: the design leaves it out", stacklevel=5)
+        warnings.warn(f"no row has {listing(unused)} of {name!r}; the design leaves it out", stacklevel=5)
     levels = [level for level in dict.fromkeys(labels.values()) if level in seen]
     return column.astype(object).map(labels, na_action="ignore").astype(pd.CategoricalDtype(levels, column.cat.ordered))
 

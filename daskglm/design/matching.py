@@ -80,7 +80,7 @@ def match_rows(
             )
         return None
     rows, samples = _keys(index, names, paths)
-    _check_samples(names, samples)
+    _check_names(names)
     if found is None:
         found = _positions(rows, samples)
     if found is None and paths is not None:
@@ -269,12 +269,12 @@ def _number(text: str) -> str:
     return text.lstrip("0") or "0" if text.isascii() and text.isdecimal() else text
 
 
-def _check_samples(names: Sequence[str], samples: Sequence[Key]) -> None:
-    """Raise where samples cannot be told apart, but for names that differ by more than their ids."""
+def _check_names(names: Sequence[str]) -> None:
+    """Raise where names of samples differ by nothing but the prefix of BIDS."""
     bare = Counter(map(_bare, names))
     twice = [name for name in names if bare[_bare(name)] > 1]
     if twice:
-        raise DesignError(f"images have one subject each, but {listing(twice)} are the same one; name them apart")
+        raise DesignError(f"images must differ by name, but {listing(twice)} name the same subject; rename them")
 
 
 def _positions(rows: Sequence[Any], samples: Sequence[Any]) -> NDArray[np.intp] | None:

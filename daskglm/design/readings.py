@@ -41,9 +41,7 @@ def readings(text: str, names: Sequence[str]) -> list[list[Token]]:
     >>> [[token.text for token in reading] for reading in readings("a-b", ["a", "b", "a-b"])]
     [['a-b'], ['a', '-', 'b']]
     """
-    by_start: dict[str, list[str]] = {}
-    for name in sorted(filter(None, dict.fromkeys(names)), key=len, reverse=True):
-        by_start.setdefault(name[0], []).append(name)
+    by_start = _by_start(names)
     steps: dict[int, list[tuple[Token, int]]] = {}
     to_see = [_skip(text, 0)]
     while to_see:
@@ -77,9 +75,7 @@ def unknown_name(text: str, names: Sequence[str]) -> str | None:
     >>> unknown_name("a - C(b)[x]", ["a"]), unknown_name("a - ?", ["a"])
     ('C(b)[x]', None)
     """
-    by_start: dict[str, list[str]] = {}
-    for name in sorted(filter(None, names), key=len, reverse=True):
-        by_start.setdefault(name[0], []).append(name)
+    by_start = _by_start(names)
     position = _skip(text, 0)
     while position < len(text):
         found = next(_tokens_at(text, position, by_start), None)
@@ -123,6 +119,14 @@ def written(reading: Sequence[Token]) -> str:
     ['`a-b`', '`a` - `b`']
     """
     return " ".join(f"`{token.text}`" if token.kind == "name" else token.text for token in reading)
+
+
+def _by_start(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names by their first character, the longest first."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(filter(None, dict.fromkeys(names)), key=len, reverse=True):
+        found.setdefault(name[0], []).append(name)
+    return found
 
 
 def _tokens_at(text: str, position: int, by_start: dict[str, list[str]]) -> Iterator[tuple[Token, int]]:

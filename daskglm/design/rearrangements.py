@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from daskglm.errors import DesignError, ParameterError, ParameterTypeError, listing, nearest
+from daskglm.errors import DesignError, ParameterError, ParameterTypeError, check_choice
 
 KINDS = ("permutation", "sign_flip", "both")
 
@@ -155,8 +155,7 @@ def plan_rearrangements(
     (1, False)
     """
     design = np.asarray(rows, dtype=np.float64).reshape(len(np.asarray(rows)), -1)
-    if kind not in KINDS:
-        raise ParameterError(f"rearrangements are {listing(KINDS)}, but {kind!r} was asked for{nearest(kind, KINDS)}")
+    check_choice("rearrangement", kind, KINDS)
     if isinstance(n_perm, bool) or not isinstance(n_perm, Integral) or n_perm < 1:
         wrong = ParameterError if isinstance(n_perm, Integral) else ParameterTypeError
         raise wrong(f"n_perm is a whole number of 1 or more, but it is {n_perm!r}")

@@ -9,12 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import pinv
 
 from daskglm.design.hrf import HRFModel, hrf_kernels, is_fir, regressor_names
-from daskglm.errors import DesignError, ParameterError, listing
+from daskglm.errors import DesignError, ParameterError, check_choice, listing
 
 Array = NDArray[np.float64]
 # Jumps of the event time course that are looked up at once: bounds the memory to some ten MB.
 _AT_ONCE = 512
-_IMPULSES = ("sample", "unit")
+IMPULSES = ("sample", "unit")
 
 
 def compute_regressor(
@@ -76,6 +76,7 @@ def compute_regressor(
     UserWarning
         Where events begin before the grid or after the last scan.
     """
+    check_choice("impulse", impulse, IMPULSES)
     times = check_frame_times(frame_times)
     onsets, durations, amplitudes = _check_condition(exp_condition, con_id)
     early, late = outside(onsets, times, min_onset)
@@ -84,9 +85,7 @@ def compute_regressor(
     if drop_early:
         onsets, durations, amplitudes = onsets[~early], durations[~early], amplitudes[~early]
     names = regressor_names(con_id, hrf_model, fir_delays)
-    columns = convolve(
-        onsets, durations, amplitudes, hrf_model, times, oversampling, fir_delays, min_onset, check_impulse(impulse)
-    )
+    columns = convolve(onsets, durations, amplitudes, hrf_model, times, oversampling, fir_delays, min_onset, impulse)
     return columns, names
 
 
@@ -151,29 +150,6 @@ def convolve(
     )
     sampled = below + weight * (above - below)
     return sampled if is_fir(hrf_model) else orthogonalize(sampled)
-
-
-def check_impulse(impulse: str) -> str:
-    """Raise unless `impulse` is one of its values.
-
-    Parameters
-    ----------
-    impulse : {"sample", "unit"}
-        What an event without duration is.
-
-    Returns
-    -------
-    str
-        The same.
-
-    Raises
-    ------
-    ParameterError
-        With its value.
-    """
-    if impulse not in _IMPULSES:
-        raise ParameterError(f"impulse is one of {listing(_IMPULSES)}, but it is {impulse!r}")
-    return impulse
 
 
 def orthogonalize(columns: Array) -> Array:

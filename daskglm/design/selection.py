@@ -70,7 +70,7 @@ class _Parser:
         self.used: dict[str, None] = {}
         self.position = 0
         if len(condition) > _MAX_LENGTH or condition.count("(") > 50 or len(re.findall(r"\bnot\b", condition)) > 50:
-            raise DesignError(f"a condition has up to {_MAX_LENGTH} characters and 50 parentheses and nots, not more")
+            raise DesignError(f"a condition must have at most {_MAX_LENGTH:,} characters, 50 parentheses and 50 nots")
         self.advance()
 
     def advance(self) -> tuple[str, str]:
@@ -175,8 +175,10 @@ class _Parser:
             raise self.fault()
         name, columns = value.strip("`"), [str(column) for column in self.table.columns]
         if columns.count(name) != 1:
-            hint = nearest(name, columns) or f". There are {listing(columns, 30)}; texts stand in quotes"
-            raise DesignError(f"the table has no one column {name!r} for the condition {self.condition!r}{hint}")
+            if name in columns:
+                raise DesignError(f"the table has several columns {name!r}; rename them, or leave the condition out")
+            hint = nearest(name, columns) or f"; it has {listing(columns, 30)}, and texts stand in quotes"
+            raise DesignError(f"the condition {self.condition!r} names {name!r}, which the table does not have{hint}")
         self.used[name] = None
         self.advance()
         return self.table.iloc[:, columns.index(name)].rename(name)
@@ -192,7 +194,7 @@ class _Parser:
             other = pd.api.types.is_numeric_dtype(right) and not pd.api.types.is_bool_dtype(right)
             if numeric != other:
                 raise DesignError(
-                    f"{left.name!r} and {right.name!r} are of two kinds: a number is compared with a number"
+                    f"{left.name!r} and {right.name!r} cannot be compared: one holds numbers, the other text"
                 )
             right = (
                 right.to_numpy(dtype=float, na_value=np.nan) if numeric else right.map(label_text).to_numpy(dtype=str)
@@ -201,12 +203,14 @@ class _Parser:
             try:
                 right = float(right)
             except ValueError:
-                raise DesignError(f"{left.name!r} is numbers, but the condition compares it with {right!r}") from None
+                raise DesignError(
+                    f"{left.name!r} holds numbers, but the condition compares it with {right!r}"
+                ) from None
         elif isinstance(right, float) and sign in _MIRRORED:
             cells = dict.fromkeys(left.dropna().map(label_text))
             raise DesignError(
-                f"{left.name!r} is text ({listing(cells, 4)}), but the condition compares it with {right:g}; "
-                "order is of numbers"
+                f"{left.name!r} holds text ({listing(cells, 4)}), which cannot be compared with {right:g}; make "
+                "its column numbers"
             )
         else:
             right = label_text(right)

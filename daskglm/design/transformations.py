@@ -77,7 +77,7 @@ def check_instruction(instruction: Any) -> tuple[str, list[str], list[str], dict
         Naming what is unknown or lacks.
     """
     if not isinstance(instruction, Mapping) or not isinstance(instruction.get("Name"), str):
-        raise ParameterError(f"an instruction has keys and values, a Name among them, but this is {instruction!r:.80}")
+        raise ParameterError(f"a transformation must be a mapping with a Name, got {instruction!r:.80}")
     shown, name = instruction["Name"], instruction["Name"].lower().rstrip("_")
     if name not in _STEPS:
         hint = nearest(shown, _NAMES) or f"; there are {listing(_NAMES, 20)}"
@@ -155,7 +155,7 @@ def _truth(value: Any) -> bool:
 def _pairs(inputs: Sequence[str], outputs: Sequence[str], what: str) -> list[tuple[str, str]]:
     """Each input with its output, which is the same where none is named."""
     if outputs and len(outputs) != len(inputs):
-        raise ParameterError(f"{what} has an Output for each Input, but {len(outputs)} for {len(inputs)}")
+        raise ParameterError(f"{what} needs an Output for each Input, got {len(outputs)} for {len(inputs)}")
     return list(zip(inputs, outputs or inputs, strict=True))
 
 
@@ -177,7 +177,7 @@ def _together(combine: Callable[[pd.DataFrame, dict[str, Any]], pd.Series], what
 
     def step(variables: Variables, inputs: list[str], outputs: list[str], options: dict[str, Any]) -> Variables:
         if len(outputs) != 1:
-            raise ParameterError(f"{what} has one Output, but {len(outputs)}; name it")
+            raise ParameterError(f"{what} needs one Output, got {len(outputs)}; name it")
         tables = {name: _get(variables, name) for name in inputs}
         first = next(iter(tables.values()))
         for name, table in tables.items():
@@ -215,7 +215,7 @@ def _summed(values: pd.DataFrame, options: dict[str, Any]) -> pd.Series:
     weights = options.get("weights")
     numbers = np.ones(values.shape[1]) if weights is None else np.asarray(weights, dtype=np.float64).ravel()
     if len(numbers) != values.shape[1]:
-        raise ParameterError(f"Sum has a weight for each Input, but {len(numbers)} for {values.shape[1]}")
+        raise ParameterError(f"Sum needs a weight for each Input, got {len(numbers)} for {values.shape[1]}")
     return (values * numbers).sum(axis=1)
 
 
@@ -232,7 +232,7 @@ def _factor(variables: Variables, inputs: list[str], outputs: list[str], options
 def _renamed(variables: Variables, inputs: list[str], outputs: list[str], options: dict[str, Any]) -> Variables:
     """Rename: other names."""
     if not outputs:
-        raise ParameterError("Rename has an Output for each Input, but none; name them")
+        raise ParameterError("Rename needs an Output for each Input, got none; name them")
     pairs = _pairs(inputs, outputs, "Rename")
     rest = {name: table for name, table in variables.items() if name not in inputs}
     return {**rest, **{output: _get(variables, name) for name, output in pairs}}
@@ -241,7 +241,7 @@ def _renamed(variables: Variables, inputs: list[str], outputs: list[str], option
 def _copied(variables: Variables, inputs: list[str], outputs: list[str], options: dict[str, Any]) -> Variables:
     """Copy: a second name."""
     if not outputs:
-        raise ParameterError("Copy has an Output for each Input, but none; name them")
+        raise ParameterError("Copy needs an Output for each Input, got none; name them")
     return {**variables, **{output: _get(variables, name) for name, output in _pairs(inputs, outputs, "Copy")}}
 
 

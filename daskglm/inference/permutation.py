@@ -14,7 +14,7 @@ from scipy import stats
 
 from daskglm.design.matrix import check_design
 from daskglm.design.rearrangements import Rearrangements
-from daskglm.errors import NothingToTestError, ParameterError, option
+from daskglm.errors import NothingToTestError, check_choice, option
 from daskglm.graph.glm import fewest
 from daskglm.graph.images import lazy_array
 from daskglm.graph.permutation import Unit, observed, unit_size, units, voxel_blocks
@@ -23,7 +23,7 @@ from daskglm.graph.samples import match_design, match_values, warn_of_repeats
 from daskglm.inference.permutation_maps import Total, WholeMap, label_maps, levels_of, single
 from daskglm.inference.planning import cluster_threshold, plan_tests
 from daskglm.io.permutations import load_units, save_unit
-from daskglm.kernels.adjacency import grid_adjacency
+from daskglm.kernels.adjacency import CONNECTIVITIES, grid_adjacency
 from daskglm.kernels.moments import Array
 from daskglm.kernels.null import tie_level
 from daskglm.kernels.permutation_blocks import Observed, Test
@@ -150,8 +150,7 @@ def permutation_test(
     V / (0.05 (1 + n_perm)) voxels with the smallest p, or more rearrangements.
     """
     check_enhancement(tfce, extent, height)
-    if connectivity not in (6, 18, 26):
-        raise ParameterError(f"connectivity is 6, 18 or 26, but it is {connectivity!r}")
+    check_choice("connectivity", connectivity, CONNECTIVITIES)
     design = match_design(design, images)
     if not allow_rank_deficient:
         check_design(design, images.sizes["sample"])

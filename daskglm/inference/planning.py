@@ -13,7 +13,7 @@ from scipy import stats
 from daskglm.design.contrasts import contrast_matrix
 from daskglm.design.matrix import design_array
 from daskglm.design.rearrangements import Rearrangements, block_numbers, plan_rearrangements
-from daskglm.errors import ContrastError, DesignError, ParameterError, listing, nearest, option
+from daskglm.errors import ContrastError, DesignError, ParameterError, check_choice, listing, option
 from daskglm.kernels.basis import is_estimable, orthonormal_basis
 from daskglm.kernels.moments import Array
 from daskglm.kernels.permutation import SCHEMES, partition
@@ -119,8 +119,7 @@ def parse_tests(
     ContrastError, ParameterError
         Where a contrast cannot be tested, or the scheme is unknown.
     """
-    if scheme not in SCHEMES:
-        raise ParameterError(f"schemes are {listing(SCHEMES)}, but {scheme!r} was asked for{nearest(scheme, SCHEMES)}")
+    check_choice("scheme", scheme, SCHEMES)
     matrix = design_array(design)
     basis = orthonormal_basis(matrix)
     columns = [str(name) for name in design.columns]

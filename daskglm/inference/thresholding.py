@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from daskglm.errors import ImageError, ParameterError, SpaceError, nearest
+from daskglm.errors import ImageError, ParameterError, SpaceError, check_choice
 from daskglm.io.nifti import mask_of_values, read_mask, read_values
 from daskglm.kernels import thresholds
 from daskglm.kernels.adjacency import grid_adjacency
@@ -330,9 +330,7 @@ def check_parameters(alpha: Any, threshold: Any, height_control: Any, cluster_th
     """
     check_number("alpha", alpha, 0, 1)
     check_number("cluster_threshold", cluster_threshold, 0)
-    if height_control not in _HEIGHT_CONTROLS:
-        hint = nearest(height_control, filter(None, _HEIGHT_CONTROLS))
-        raise ParameterError(f"height_control is one of {_HEIGHT_CONTROLS}, but it is {height_control!r}{hint}")
+    check_choice("height_control", height_control, _HEIGHT_CONTROLS)
     if threshold is not None:
         check_number("threshold", threshold)
         if two_sided and height_control is None and threshold < 0:

@@ -108,7 +108,7 @@ def seconds(tree: Tree, paths: Iterable[str], key: str) -> float | None:
             raise ImageError(f"{key} is a number of seconds, but it is {value!r} in {path}; correct that file")
         if key == "RepetitionTime" and value >= LONGEST:
             raise ImageError(
-                f"RepetitionTime is in seconds, but it is {value:g} in {path}; if these are milliseconds, write "
+                f"RepetitionTime must be in seconds, got {value:g} in {path}; if these are milliseconds, write "
                 f"{value / 1000:g}"
             )
         return float(value)

@@ -101,7 +101,7 @@ def header_apart(path: str) -> NiftiHeader | None:
     if not foreign and end not in _APART:
         return None
     if files.is_url(path):
-        raise CorruptImageError("behind a URL images are single files (.nii, .nii.gz, .mgh, .mgz); convert it")
+        raise CorruptImageError("an image behind a URL must be a single file (.nii, .nii.gz, .mgh, .mgz); convert it")
     try:
         image: Any = nib.load(path)
     except ImageFileError as error:
@@ -111,7 +111,7 @@ def header_apart(path: str) -> NiftiHeader | None:
     shape, proxy = getattr(image, "shape", ()), getattr(image, "dataobj", None)
     place = image.file_map["image"].filename if "image" in image.file_map else path
     if proxy is None or len(shape) < 3:
-        raise CorruptImageError(f"images are volumes, but it is a {type(image).__name__} of shape {tuple(shape)}")
+        raise CorruptImageError(f"images must be volumes, got a {type(image).__name__} of shape {tuple(shape)}")
     if not os.path.isfile(place):
         raise CorruptImageError(f"its values are in {place}, and there is no such file")
     header, plain = image.header, type(proxy) is ArrayProxy and not foreign
@@ -189,7 +189,7 @@ def _nifti(head: bytes, length: int, offset: int) -> NiftiHeader:
         order = "<" if raw[:4] == length.to_bytes(4, "little") else ">"
     fields = kind(raw, endianness=order, check=False)
     if bytes(fields["magic"])[:3] not in (b"n+1", b"n+2") or not 1 <= fields["dim"][0] <= 7:
-        raise CorruptImageError("it is no image in one file that nibabel reads (.nii, .nii.gz, .mgh, .mgz)")
+        raise CorruptImageError("it is not a single-file image (.nii, .nii.gz, .mgh, .mgz)")
     slope, intercept = fields.get_slope_inter()
     offset = max(int(fields["vox_offset"]), offset)
     affine = fields.get_best_affine()

@@ -4,10 +4,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from daskglm.errors import ParameterError
+from daskglm.errors import ParameterError, check_choice
 
 # Neighbours share a face, an edge or a corner: offsets of at most 1, 2 or 3 steps along the axes.
 _STEPS = {6: 1, 18: 2, 26: 3}
+CONNECTIVITIES = tuple(_STEPS)
 
 
 def grid_adjacency(
@@ -43,8 +44,7 @@ def grid_adjacency(
            [1, 0, 1],
            [0, 1, 0]])
     """
-    if connectivity not in _STEPS:
-        raise ParameterError(f"connectivity has to be 6, 18 or 26, not {connectivity}")
+    check_choice("connectivity", connectivity, CONNECTIVITIES)
     voxels = np.asarray(voxels, dtype=np.int64)
     if voxels.size and not 0 <= voxels.min() <= voxels.max() < np.prod(shape, dtype=np.int64):
         raise ParameterError(f"voxels run from {voxels.min()} to {voxels.max()}, outside of a grid of {shape}")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from daskglm.errors import MissingDependencyError, ParameterError
+from daskglm.errors import MissingDependencyError, ParameterError, check_choice
 
 # Heights at which nilearn, as fslmaths, labels a map.
 _STEPS = 100
@@ -54,8 +54,7 @@ def check_enhancement(tfce: bool | str, extent: float, height: float) -> None:
     ParameterError
         Where there is no such way, or an exponent is negative.
     """
-    if tfce not in (True, False, "stepwise"):
-        raise ParameterError(f"tfce is True, False or 'stepwise', but it is {tfce!r}")
+    check_choice("tfce", tfce, (True, False, "stepwise"))
     if tfce is True and importlib.util.find_spec("tfce") is None:
         raise MissingDependencyError(
             "TFCE is computed by the package tfce, which is not installed; pip install 'daskglm[tfce]'"

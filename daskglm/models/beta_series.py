@@ -16,7 +16,7 @@ from daskglm.design.first_level import frame_times
 from daskglm.design.hrf import is_fir, regressor_names
 from daskglm.design.matrix import design_array
 from daskglm.design.regressors import convolve
-from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError, listing, nearest
+from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError, check_choice, listing, nearest
 from daskglm.graph.compute import compute, n_workers
 from daskglm.graph.runs import NoiseModel, RunImages, sum_run
 from daskglm.graph.trials import trial_maps
@@ -127,10 +127,8 @@ def beta_series(
     Every LSS model is in the span of the LSA design, so that the moments of that design solve all of them. Memory:
     its rank (at most n) times the voxels, in float64; (q + 1)(q + 2) / 2 times that for AR(q).
     """
-    if method not in ("lsa", "lss"):
-        raise ParameterError(f"method is 'lsa' or 'lss', but it is {method!r}")
-    if dtype not in ("float32", "float64"):
-        raise ParameterError(f"dtype is 'float32' or 'float64', but it is {dtype!r}")
+    check_choice("method", method, ("lsa", "lss"))
+    check_choice("dtype", dtype, ("float32", "float64"))
     noise = _noise(noise_model, bins)
     scaling, by_volume = parse_scaling(signal_scaling)
     source = _one_source(run_img)

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from daskglm.design.hrf import is_fir
-from daskglm.errors import DaskGLMError, MissingDependencyError, ParameterError, listing, nearest
+from daskglm.errors import DaskGLMError, MissingDependencyError, ParameterError, check_choice, listing, nearest, option
 from daskglm.io.bids import Run
 from daskglm.io.confound_columns import absent, is_pattern
 from daskglm.io.confound_strategies import (
@@ -16,7 +16,7 @@ from daskglm.io.confound_strategies import (
     parse_strategies,
 )
 from daskglm.io.confounds import table_columns
-from daskglm.models.cohort_events import check_bad_events, check_transform
+from daskglm.models.cohort_events import check_transform
 from daskglm.models.cohort_units import Plan
 from daskglm.models.first_level import DESIGN_PARAMETERS
 from daskglm.models.options import Options, checked
@@ -56,6 +56,7 @@ def treatment_of(
             f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
         )
     check_response(design)
+    check_choice("bad_events", bad_events, ("stop", "drop"))
     checked(Options(smoothing_fwhm=smoothing_fwhm))
     scaling, by_volume = parse_scaling(signal_scaling, standardize)
     return Plan(
@@ -70,7 +71,7 @@ def treatment_of(
         by_volume=by_volume,
         smoothing_fwhm=smoothing_fwhm,
         version=version,
-        bad_events=check_bad_events(bad_events),
+        bad_events=bad_events,
         transform=check_transform(transform),
         **unchecked,
     )
@@ -92,13 +93,14 @@ def check_response(design: Mapping[str, Any]) -> None:
     delays, fir = design.get("fir_delays"), is_fir(design.get("hrf_model", "glover"))
     if fir and delays is None:
         raise ParameterError(
-            "a response of 'fir' has a regressor for each delay after an event, in volumes, but there are no delays; "
-            "give --fir-delays 0,1,2,3,4,5 (fir_delays=[0, 1, ...] in Python)"
+            "a response of 'fir' needs the delays after an event, in volumes; give "
+            f"{option('fir_delays=[0, 1, 2, 3, 4, 5]', '--fir-delays 0,1,2,3,4,5')}"
         )
     if delays is not None and not fir:
+        give = option("hrf_model='fir'", "--hrf fir")
         raise ParameterError(
-            f"delays are those of 'fir', but the response is {design.get('hrf_model', 'glover')!r}; give --hrf fir "
-            "(hrf_model='fir' in Python), or no --fir-delays"
+            f"delays are used by the response 'fir' only, got {design.get('hrf_model', 'glover')!r}; give {give}, or "
+            "leave the delays out"
         )
 
 
@@ -155,9 +157,9 @@ def check_confounds(runs: Sequence[Run], strategies: Mapping[str, Any]) -> list[
     if names and not tables:
         near = [hint for name in names if (hint := nearest(name, CONFOUND_STRATEGIES))]
         raise ParameterError(
-            f"the confounds {listing(names)} are no strategies ({', '.join(CONFOUND_STRATEGIES)}) but columns, which "
-            "need tables of confounds, and no run has one that can be read; add desc-confounds_timeseries.tsv beside "
-            f"the images{near[0] if near else ''}"
+            f"{listing(names)} must be columns of the tables of confounds, for they are no strategies "
+            f"({', '.join(CONFOUND_STRATEGIES)}), but no run has a table that can be read; add "
+            f"desc-confounds_timeseries.tsv beside the images{near[0] if near else ''}"
         )
     lacking = {name: [run for run, columns in tables.items() if absent(columns, [name])] for name in names}
     for name, without in lacking.items():

@@ -7,35 +7,9 @@ import pandas as pd
 
 from daskglm.design.events import incomplete
 from daskglm.design.transformations import check_instruction, transform_events
-from daskglm.errors import DesignError, ParameterError, listing, nearest
+from daskglm.errors import DesignError, listing
 from daskglm.io.bids import Run
 from daskglm.io.confounds import read_events
-
-_BAD_EVENTS = ("stop", "drop")
-
-
-def check_bad_events(bad_events: str) -> str:
-    """Raise unless it is said what becomes of events that lack something.
-
-    Parameters
-    ----------
-    bad_events : {"stop", "drop"}
-        What.
-
-    Returns
-    -------
-    str
-        The same.
-
-    Raises
-    ------
-    ParameterError
-        With its value.
-    """
-    if bad_events not in _BAD_EVENTS:
-        hint = nearest(bad_events, _BAD_EVENTS)
-        raise ParameterError(f"bad_events is one of {listing(_BAD_EVENTS)}, but it is {bad_events!r}{hint}")
-    return bad_events
 
 
 def check_transform(transform: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

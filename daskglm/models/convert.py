@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import COMMAND, DaskGLMError, ImageError, OutputError, ParameterError
+from daskglm.errors import COMMAND, DaskGLMError, ImageError, OutputError, check_choice
 from daskglm.graph.compute import cluster_description
 from daskglm.graph.convert import count_coverage, write_files
 from daskglm.graph.images import Preparation
@@ -134,8 +134,7 @@ def convert(
     ImageError, SpaceError, CorruptImageError, DesignError, StoreError, OutputError
         From the headers and the table, before anything is written, wherever it can be known.
     """
-    if on_error not in ("stop", "quarantine"):
-        raise ParameterError(f"on_error is 'stop' or 'quarantine', but it is {on_error!r}")
+    check_choice("on_error", on_error, ("stop", "quarantine"))
     output, options = os.fspath(output), checked(Options(mask, missing, min_coverage, smoothing_fwhm))
     for path in (output, *([images] if isinstance(images, (str, os.PathLike)) else images)):
         check_url(os.fspath(path))

@@ -62,8 +62,8 @@ def subjects_of_models(models: Sequence[FirstLevelModel]) -> Loaded:
     if again:
         known = False
         warnings.warn(
-            f"{again} of {len(models)} first-level models are given before: what is counted as independent subjects is "
-            "the same data; give each model once",
+            f"{again} of {len(models)} first-level models are given more than once, so that the same data count as "
+            "independent subjects; give each model once",
             stacklevel=4,
         )
     names = [str(label) for label in labels] if known else [f"model-{k + 1}" for k in range(len(models))]
@@ -149,7 +149,7 @@ def effects_of_models(
     if lacking:
         first, why = next(iter(lacking.items()))
         raise ContrastError(
-            f"a first-level contrast is one that every subject has, but {contrast!r} cannot be made for "
+            f"a first-level contrast must exist in every subject, but {contrast!r} cannot be made for "
             f"{listing(lacking)} ({len(lacking)} of {len(models)}); of {first}: {why}"
         )
     loaded = load_images(images, options)

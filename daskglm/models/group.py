@@ -157,16 +157,11 @@ def group_analysis(
         provenance = {
             **record_of(run, timings, loaded, n_jobs, design),
             "parameters": {
-                "formula": formula,
-                **chosen_by(exclude, where, na),
+                **parameters_of(formula, options, chosen_by(exclude, where, na)),
                 "contrasts": {
                     name: {"definition": text, "type": str(maps["stat_type"].sel(contrast=name).values)}
                     for name, text in definitions.items()
                 },
-                "mask": mask if isinstance(mask, (str, bool, type(None))) else "image",
-                "missing": missing,
-                "min_coverage": min_coverage,
-                "smoothing_fwhm": smoothing_fwhm,
                 "allow_rank_deficient": allow_rank_deficient,
             },
             "seconds": round(time.time() - started, 3),
@@ -207,6 +202,27 @@ def record_of(
     made = run_record(run.record.command, timings, cluster_description(n_jobs), loaded.sources, checksums)
     chosen = {"samples": names, "rows": design.attrs["rows"], "left_out": loaded.images.attrs.get("not_chosen", {})}
     return {**made, "run": run.record.id, "images": loaded.sources, **chosen, "warnings": run.warnings}
+
+
+def parameters_of(formula: str, options: Options, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters that a group and a permutation analysis share, as the provenance has them.
+
+    Parameters
+    ----------
+    formula : str
+        Of the design.
+    options : Options
+        How the images were loaded.
+    chosen : mapping
+        As of :func:`~daskglm.models.selection.chosen_by`.
+
+    Returns
+    -------
+    dict
+    """
+    mask = options.mask_img if isinstance(options.mask_img, (str, bool, type(None))) else "image"
+    treated = {name: getattr(options, name) for name in ("missing", "min_coverage", "smoothing_fwhm")}
+    return {"formula": formula, **chosen, "mask": mask, **treated}
 
 
 def _checked_model(

@@ -387,8 +387,8 @@ def _from_images(
     again = len(items) - len({id(image) for image in items})
     if again:
         warnings.warn(
-            f"{again} of {len(items)} images in memory are given before: what is counted as independent subjects is "
-            "the same data; give each image once",
+            f"{again} of {len(items)} images in memory are given more than once, so that the same data count as "
+            "independent subjects; give each image once",
             stacklevel=4,
         )
     shapes = [image.shape for image in items]

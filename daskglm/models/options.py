@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from daskglm.errors import ImageError, ParameterError, SpaceError, listing, option
+from daskglm.errors import ImageError, ParameterError, SpaceError, check_choice, listing, option
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import coverage, fewest
 from daskglm.graph.images import Preparation, resample
@@ -65,8 +65,7 @@ def checked(options: Options) -> Options:
     ParameterError
         Naming the parameter and its value.
     """
-    if options.missing not in ("nan", "zero"):
-        raise ParameterError(f"missing is 'nan' or 'zero', but it is {options.missing!r}")
+    check_choice("missing", options.missing, ("nan", "zero"))
     if not 0 <= options.min_coverage <= 1:
         raise ParameterError(f"min_coverage is a fraction from 0 to 1, but it is {options.min_coverage}")
     for name, shapes, rule in (

@@ -110,13 +110,13 @@ def affordable_noise(noise: NoiseModel, n_rows: int, rank: int) -> NoiseModel:
         return NoiseModel(0)
     if noise.order >= n_rows - 1:
         raise ParameterError(
-            f"an autoregression has a lower order than there are volumes, but ar{noise.order} meets {n_rows} volumes "
-            f"and a design of rank {rank}; use a lower order"
+            f"the order of an autoregression must be below the number of volumes, got ar{noise.order} for {n_rows} "
+            f"volumes and a design of rank {rank}; use a lower order"
         )
     if noise.order >= freedom:
         warnings.warn(
             f"ar{noise.order} is estimated from {freedom} degrees of freedom ({n_rows} volumes, a design of rank "
-            f"{rank}), which is no estimate; use a lower order, fewer regressors, or noise_model='ols'",
+            f"{rank}), which are too few; use a lower order, fewer regressors, or noise_model='ols'",
             stacklevel=5,
         )
     return noise
@@ -149,7 +149,7 @@ def parse_scaling(signal_scaling: Any, standardize: bool = False) -> tuple[Scali
     percent_of, by_volume = _SCALINGS[given]
     if standardize and (percent_of is not None or by_volume):
         warnings.warn(
-            f"standardize takes the place of signal_scaling, but that is {signal_scaling!r}, which is used; give "
+            f"standardize is ignored, for signal_scaling is {signal_scaling!r}; give "
             "signal_scaling=False (--signal-scaling none) to standardize",
             stacklevel=4,
         )

@@ -27,7 +27,7 @@ from daskglm.io.results import PROVENANCE, prepare_output, sweep, write_results
 from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
 from daskglm.models.doubts import warn_of_doubts
 from daskglm.models.functional import design_of_formula
-from daskglm.models.group import description, record_of, with_samples
+from daskglm.models.group import description, parameters_of, record_of, with_samples
 from daskglm.models.inputs import Loaded, fingerprint, load_images, participants_column
 from daskglm.models.options import Options
 from daskglm.models.plan import check_resources, folder_bytes
@@ -208,9 +208,8 @@ def permutation_analysis(
         provenance = {
             **record_of(run, timings, loaded, n_jobs, design),
             "analysis": analysis,
-            "parameters": {"formula": formula, **chosen_by(exclude, where, na), "contrasts": definitions,
-                           "f_contrasts": several, **columns,
-                           "missing": missing, "min_coverage": min_coverage, "smoothing_fwhm": smoothing_fwhm, **test},
+            "parameters": {**parameters_of(formula, options, chosen_by(exclude, where, na)), "contrasts": definitions,
+                           "f_contrasts": several, **columns, **test},
             "rearrangements": {
                 "done": int(maps.attrs["n_perm"]),
                 "exhaustive": bool(maps.attrs["exhaustive"]),

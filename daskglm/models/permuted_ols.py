@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from daskglm.design.matching import are_ids, label_text, match_rows
-from daskglm.errors import DesignError, DesignTypeError, ImageError, ParameterError
+from daskglm.errors import DesignError, DesignTypeError, ImageError, check_choice
 from daskglm.inference.permutation import permutation_test
 from daskglm.kernels.moments import Array
 from daskglm.models.permutation import MAP_NAMES, NULL_NAMES, seed_of
@@ -66,8 +66,7 @@ def permuted_ols(
     """
     target_vars, tested_vars, confounding_vars, names = _in_one_order(target_vars, tested_vars, confounding_vars)
     values, tested, nuisance = _checked(target_vars, tested_vars, confounding_vars)
-    if output_type not in ("dict", "legacy"):
-        raise ParameterError(f"output_type is 'dict' or 'legacy', but it is {output_type!r}")
+    check_choice("output_type", output_type, ("dict", "legacy"))
     if output_type == "legacy":
         warnings.warn(
             "output_type='legacy' is deprecated, as in nilearn; take the dictionary", FutureWarning, stacklevel=2

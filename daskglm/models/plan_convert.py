@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from daskglm.errors import ImageError, ParameterError
+from daskglm.errors import ImageError, check_choice
 from daskglm.graph.convert import coverage_tree
 from daskglm.graph.images import Preparation, read_with_checksum
 from daskglm.graph.planning import machine
@@ -62,8 +62,7 @@ def plan_conversion(
     DaskGLMError
         As the conversion, from headers and tables.
     """
-    if on_error not in ("stop", "quarantine"):
-        raise ParameterError(f"on_error is 'stop' or 'quarantine', but it is {on_error!r}")
+    check_choice("on_error", on_error, ("stop", "quarantine"))
     options = checked(Options(mask, missing, min_coverage, smoothing_fwhm))
     if output is not None:
         check_target(output, overwrite)

@@ -10,7 +10,7 @@ import numpy as np
 
 from daskglm.design.matrix import check_design
 from daskglm.design.rearrangements import Rearrangements
-from daskglm.errors import ParameterError
+from daskglm.errors import check_choice
 from daskglm.graph import permutation as graph
 from daskglm.graph.compute import memory_limit, shared, task
 from daskglm.graph.glm import fewest
@@ -18,7 +18,7 @@ from daskglm.graph.planning import Machine, count_tasks, machine
 from daskglm.inference.permutation import permutation_test
 from daskglm.inference.permutation_maps import WholeMap
 from daskglm.inference.planning import cluster_threshold, plan_tests
-from daskglm.kernels.adjacency import grid_adjacency
+from daskglm.kernels.adjacency import CONNECTIVITIES, grid_adjacency
 from daskglm.kernels.permutation_blocks import TILE, Test, make_tiles, permute
 from daskglm.kernels.tfce import Grid, check_enhancement
 from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
@@ -92,8 +92,7 @@ def plan_permutation(
     chosen = {name: test.get(name, default) for name, default in _DEFAULTS.items()}
     check_any(contrasts, f_contrasts, "permutation", formula)
     check_enhancement(chosen["tfce"], chosen["extent"], chosen["height"])
-    if chosen["connectivity"] not in (6, 18, 26):
-        raise ParameterError(f"connectivity is 6, 18 or 26, but it is {chosen['connectivity']!r}")
+    check_choice("connectivity", chosen["connectivity"], CONNECTIVITIES)
     choose, participants = selection(participants, exclude, where, na, formula, (within, whole, variance_groups))
     source = open_source(images, Options(mask, missing, min_coverage, smoothing_fwhm, n_jobs=n_jobs), choose)
     loaded = source.loaded.images

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from daskglm.design.formula import formula_columns
 from daskglm.design.matching import ID_COLUMNS, id_index, label_text, samples_of
 from daskglm.design.selection import rows_where
-from daskglm.errors import DesignError, ImageError, ParameterError, listing
+from daskglm.errors import DesignError, ImageError, check_choice, listing
 from daskglm.graph.samples import participants_by_sample
 from daskglm.io.files import read_bytes
 from daskglm.io.tables import as_table, read_table
@@ -67,8 +67,7 @@ def selection(
     UserWarning
         By the choice, naming who is left out and why, and ids of `exclude` of which there is no image.
     """
-    if na not in ("stop", "drop"):
-        raise ParameterError(f"na is 'stop' or 'drop', but it is {na!r}")
+    check_choice("na", na, ("stop", "drop"))
     ids = excluded_ids(exclude)
     if not ids and where is None and na == "stop":
         return None, participants
@@ -88,7 +87,7 @@ def selection(
             keep = [name not in left_out for name in table.index]
             table, met, missing = table[keep], met[keep], missing[keep]
         if unknown:
-            warnings.warn(f"there is no image to exclude of {listing(unknown)}", stacklevel=2)
+            warnings.warn(f"no image is excluded by {listing(unknown)}: no image has such an id", stacklevel=2)
         if where is not None:
             left_out |= dict.fromkeys(table.index[~met & ~missing], f"not {where}")
             left_out |= dict.fromkeys(table.index[missing], f"a value of {where} is missing")

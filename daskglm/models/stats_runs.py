@@ -159,7 +159,7 @@ def _convolved(
     if not outputs:
         return found, []
     if len(outputs) != len(found):
-        raise ParameterError(f"Convolve of {where} has an Output for each Input, but {len(outputs)} for {len(found)}")
+        raise ParameterError(f"Convolve of {where} needs an Output for each Input, got {len(outputs)} for {len(found)}")
     return outputs, [{"Name": "Copy", "Input": found, "Output": outputs}]
 
 
@@ -199,8 +199,8 @@ def _split(
         raw = [text for text in known if fnmatchcase(text, name) and text not in convolved]
         if raw:
             raise ParameterError(
-                f"X of {where} has {listing(raw)}, which {'is' if len(raw) == 1 else 'are'} not convolved: events as "
-                "they are have no counterpart in daskglm; Convolve them"
+                f"X of {where} has {listing(raw)}, which {'is' if len(raw) == 1 else 'are'} not convolved: daskglm has "
+                "no regressors of events as they are; Convolve them"
             )
         prefix = name.rpartition(".")[0]
         if not found and prefix and any(text.startswith(f"{prefix}.") for text in known):

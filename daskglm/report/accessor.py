@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from daskglm.errors import ContrastError, DaskGLMError, ImageError, ParameterError, listing, nearest
+from daskglm.errors import ContrastError, DaskGLMError, ImageError, ParameterError, check_choice, listing, nearest
 from daskglm.schema.datasets import participants_of, sample_names, space_of
 from daskglm.schema.headers import describe_map
 
@@ -113,11 +113,11 @@ class GLMAccessor:
         DaskGLMError
             As :meth:`to_nifti`; also where nilearn is not installed, or there is no such `plot_type`.
         """
-        if plot_type not in ("slice", "glass"):
-            raise ParameterError(f"plot_type is 'slice' or 'glass', but it is {plot_type!r}")
         from daskglm.plotting.canvas import nilearn_plotting, plain
+        from daskglm.report.content import PLOT_TYPES
         from daskglm.report.viewer import drawable
 
+        check_choice("plot_type", plot_type, PLOT_TYPES)
         plotting, image = nilearn_plotting(), drawable(self.to_nifti(variable, **labels))
         shown = plain(_title(variable, labels) if title is None else title)
         if plot_type == "glass":

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import ParameterError
+from daskglm.errors import check_choice
 from daskglm.inference.thresholding import check_number, check_parameters, warn_of_default_threshold
 from daskglm.io.provenance import redact
 from daskglm.models.plan import count_text, size_text
@@ -27,7 +27,7 @@ from daskglm.report.plan import time_text
 _ROWS = 60
 # Maps on disk may be float32.
 _ROUNDING = 1e-4
-_PLOT_TYPES = ("slice", "glass")
+PLOT_TYPES = ("slice", "glass")
 
 
 def build_document(analysis: Analysis, how: Thresholding, drawing: Drawing, title: str | None = None) -> Document:
@@ -55,8 +55,7 @@ def build_document(analysis: Analysis, how: Thresholding, drawing: Drawing, titl
     MissingDependencyError
         Where nilearn is not installed.
     """
-    if drawing.plot_type not in _PLOT_TYPES:
-        raise ParameterError(f"plot_type is one of {_PLOT_TYPES}, but it is {drawing.plot_type!r}")
+    check_choice("plot_type", drawing.plot_type, PLOT_TYPES)
     check_parameters(how.alpha, how.threshold, how.height_control, how.cluster_threshold, how.two_sided)
     check_number("min_distance", how.min_distance, 0)
     unused = _unused(how, drawing)

@@ -10,8 +10,7 @@ from typing import Any
 from daskglm.errors import ContrastError, ImageError, listing
 
 _SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9+]+)(?=[_/\\.]|\Z)")
-_ENTITY = re.compile(r"(?:^|[/\\_])(ses|run)-([A-Za-z0-9+]+)")
-_PAIRED = re.compile(r"(?:^|[/\\_])(sub|ses|run)-([A-Za-z0-9+]+)")
+_ENTITY = re.compile(r"(?:^|[/\\_])(sub|ses|run)-([A-Za-z0-9+]+)")
 # File systems take names of 255 bytes, and the label is not all of the name.
 _MAX_LABEL = 120
 _ENDS, _PACKED = ("nii", "img", "hdr", "mgh", "mgz", "brik", "head"), (".gz", ".bz2", ".zst", "")
@@ -222,7 +221,7 @@ def check_pairs(first: Sequence[Any], second: Sequence[Any], what: str) -> None:
 
 def _labels(item: Any) -> dict[str, str]:
     """Subject, session and run of a path, digits without the zeros before them; of anything else nothing."""
-    found = _PAIRED.findall(os.fspath(item)) if isinstance(item, (str, os.PathLike)) else []
+    found = _ENTITY.findall(os.fspath(item)) if isinstance(item, (str, os.PathLike)) else []
     return {name: label.lstrip("0") or "0" if label.isdecimal() else label for name, label in found}
 
 

@@ -228,9 +228,9 @@ def test_another_option_is_another_analysis(dataset, tmp_path):
 
 REFUSED = {
     "fir without delays": (["--hrf", "fir"], "give --fir-delays 0,1,2,3"),
-    "delays without fir": (["--fir-delays", "0,1"], "the response is 'glover'; give --hrf fir"),
-    "no number": (["--hrf", "fir", "--fir-delays", "0,x"], "--fir-delays are whole numbers"),
-    "no JSON": (["--transform", "Factor"], "--transform is JSON"),
+    "delays without fir": (["--fir-delays", "0,1"], "got 'glover'; give --hrf fir"),
+    "no number": (["--hrf", "fir", "--fir-delays", "0,x"], "--fir-delays must be whole numbers"),
+    "no JSON": (["--transform", "Factor"], "--transform must be JSON"),
     "an instruction": (["--transform", '{"Name": "Facter", "Input": "trial_type"}'], "did you mean 'Factor'?"),
     "a variable": (["--transform", '{"Name": "Demean", "Input": "rt"}'], "no run can be fitted"),
     "order of the noise": (["--noise", "ar200"], "ar200 meets 70 volumes"),

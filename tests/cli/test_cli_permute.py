@@ -56,6 +56,7 @@ def test_permute_writes_everything(cohort, tmp_path):
     made = json.loads((output / "provenance.json").read_text())
     assert made["rearrangements"] == {"done": 200, "exhaustive": False, "kind": "permutation"}
     assert made["parameters"]["threshold"] == 0.01
+    assert {"mask", "missing", "min_coverage", "smoothing_fwhm"} <= set(made["parameters"])
     assert "12 images, 3 regressors; 90 voxels (n from 12 to 12); 200 random rearrangements" in text
 
 
@@ -130,7 +131,7 @@ def test_a_mean_is_tested_by_sign_flips(cohort, tmp_path):
     [
         (["--contrast", "agee"], "agee"),
         (["--contrast", "age", "--within", "town"], "no column 'town'. There are"),
-        (["--contrast", "age", "--scheme", "shuffle"], "schemes are"),
+        (["--contrast", "age", "--scheme", "shuffle"], "scheme must be"),
         (["--contrast", "age", "--cluster-threshold", "3.1"], "between 0 and 1"),
         ([], "a permutation analysis needs a contrast"),
         (["--contrast", "age", "--contrast", "intercept"], "apart"),

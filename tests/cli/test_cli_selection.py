@@ -81,7 +81,7 @@ def test_exclude_and_where(folder, listed):
     keep = (TABLE["site"] == "x") & ~TABLE["participant_id"].isin([2, 5])
     assert t_at_a_voxel("out", "intercept") == pytest.approx(expected("~ 1", keep, "Intercept"), abs=1e-6)
     assert "excluded: sub-02, sub-05; not site == 'x': sub-04" in text
-    assert "no image to exclude of" in text
+    assert "no image is excluded by" in text
 
 
 def test_the_same_through_every_command(folder):

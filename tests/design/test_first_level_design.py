@@ -265,7 +265,7 @@ def test_errors(named, message):
 
 
 def test_bad_parameters():
-    with pytest.raises(ParameterError, match="modulators is one of raw, centered, orthogonalized, but it is 'spm'"):
+    with pytest.raises(ParameterError, match="modulators must be 'raw', 'centered' or 'orthogonalized', got 'spm'"):
         make_first_level_design_matrix(TIMES, EVENTS, modulators="spm")
     with pytest.raises(ParameterError, match="min_onset"):
         make_first_level_design_matrix(TIMES, EVENTS, min_onset=5)
@@ -290,7 +290,7 @@ def test_frame_times():
         ((2.5, 2.0), "n_volumes is a whole number"),
         ((5, 0.0), "t_r is a positive number"),
         ((5, np.nan), "t_r is a positive number"),
-        ((5, 2000), "t_r is in seconds and below 100, but it is 2000; if these are milliseconds, give 2$"),
+        ((5, 2000), "t_r must be in seconds and below 100, got 2000; if these are milliseconds, give 2$"),
         ((5, 2.0, -0.1), "slice_time_ref is a fraction"),
         ((5, 2.0, 1.1), "slice_time_ref is a fraction"),
         ((5, 2.0, np.nan), "slice_time_ref is a fraction"),

@@ -229,7 +229,7 @@ def test_factors_with_some_labels_like_numbers():
 def test_a_category_that_nobody_has():
     """After a selection of subjects pandas keeps all categories; R's lm and a new factor have those that occur."""
     group = pd.Categorical(["a", "b"] * 6, categories=["unused", "a", "b", "other"])
-    with pytest.warns(UserWarning, match="nobody has unused, other of 'group'"):
+    with pytest.warns(UserWarning, match="no row has unused, other of 'group'"):
         design = design_from_formula("~ group", pd.DataFrame({"group": group}))
     assert list(design.columns) == ["intercept", "group[T.b]"]
 

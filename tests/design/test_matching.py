@@ -99,7 +99,7 @@ def test_numbers_that_may_be_those_of_rows_name_the_remedy():
 
 
 def test_two_images_of_one_subject_are_refused():
-    with pytest.raises(DesignError, match="sub-1, 1 are the same one"):
+    with pytest.raises(DesignError, match="sub-1, 1 name the same subject"):
         match_rows(["sub-1"], ["sub-1", "1"])
     with pytest.raises(DesignError, match="sub-1_ses-1, sub-1_ses-2; add a column session_id"):
         match_rows(["sub-1"], ["sub-1_ses-1", "sub-1_ses-2"])

@@ -212,5 +212,5 @@ def test_events_that_last_are_the_same_whatever_the_impulse():
     lasting = (np.array([5.0, 40.0]), np.array([0.001, 3.0]), np.array([1.0, 2.0]))
     unit, sample = (compute_regressor(lasting, "glover", times, impulse=kind)[0] for kind in ("unit", "sample"))
     assert np.array_equal(unit, sample)
-    with pytest.raises(ParameterError, match="impulse is one of sample, unit, but it is 'area'"):
+    with pytest.raises(ParameterError, match="impulse must be 'sample' or 'unit', got 'area'"):
         compute_regressor(lasting, "glover", times, impulse="area")

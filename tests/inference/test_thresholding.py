@@ -201,7 +201,7 @@ def test_a_threshold_beside_a_height_control_warns() -> None:
     [
         ({"alpha": -0.1}, "alpha is a number from 0 to 1, but it is -0.1"),
         ({"alpha": np.nan}, "alpha is a number from 0 to 1, but it is nan"),
-        ({"height_control": "fwe"}, "height_control is one of"),
+        ({"height_control": "fwe"}, "height_control must be 'fpr'"),
         ({"cluster_threshold": -1}, "cluster_threshold is a number from 0"),
         ({"height_control": None, "threshold": -2}, "give two_sided=False"),
         ({"height_control": None, "threshold": "95%"}, "threshold is a number"),

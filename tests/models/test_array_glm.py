@@ -172,7 +172,7 @@ def test_the_same_image_in_memory_several_times_is_warned_of(images):
     mask, runs, _ = images
     design = pd.DataFrame({"intercept": np.ones(3)})
     image = runs[0].slicer[..., 0]
-    with pytest.warns(UserWarning, match="2 of 3 images in memory are given before"):
+    with pytest.warns(UserWarning, match="2 of 3 images in memory are given more than once"):
         daskglm.SecondLevelModel(mask_img=mask).fit([image] * 3, design_matrix=design)
     with pytest.warns(UserWarning, match="rank 3 saturates 3 images"):
         model = daskglm.SecondLevelModel(mask_img=mask).fit(

@@ -245,7 +245,7 @@ def test_inputs_of_the_wrong_kind(cohort):
     with pytest.raises(ImageError, match="3-D or 4-D"):
         fit(cohort, [nib.Nifti1Image(np.ones((3, 3)), np.eye(4))] * 1)
     image = nib.load(cohort.paths[0])
-    with pytest.warns(UserWarning, match="11 of 12 images in memory are given before"):
+    with pytest.warns(UserWarning, match="11 of 12 images in memory are given more than once"):
         fit(cohort, [image] * 12)
     with pytest.raises(ImageError, match="twice"):
         fit(

@@ -263,8 +263,8 @@ def test_no_trial_at_all() -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"method": "both"}, ParameterError, "method is 'lsa' or 'lss', but it is 'both'"),
-        ({"dtype": "int16"}, ParameterError, "dtype is 'float32' or 'float64'"),
+        ({"method": "both"}, ParameterError, "method must be 'lsa' or 'lss', got 'both'"),
+        ({"dtype": "int16"}, ParameterError, "dtype must be 'float32' or 'float64'"),
         ({"events": None}, DesignError, "needs events, but there are none"),
         ({"events": make_events().iloc[:0]}, DesignError, "needs events, but there are none"),
         ({"events": [1, 2]}, DesignError, "DataFrame|one item"),

@@ -125,9 +125,7 @@ def test_times_that_differ_from_the_metadata_are_told(tmp_path):
     (model,), *_ = found(tmp_path, slice_time_ref=0.5)
     assert model.slice_time_ref == 0.5
     with_times(tmp_path, "sub-01_task-x_run-1", RepetitionTime=2000, StartTime=0.0)
-    with pytest.raises(
-        ImageError, match=r"RepetitionTime is in seconds, but it is 2000 in .*; .*milliseconds, write 2"
-    ):
+    with pytest.raises(ImageError, match=r"RepetitionTime must be in seconds, got 2000 in .*; .*milliseconds, write 2"):
         found(tmp_path)
 
 

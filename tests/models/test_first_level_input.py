@@ -66,7 +66,7 @@ def test_bad_models(runs):
         SecondLevelModel().fit(models[:1])
     with pytest.raises(NotFittedError):
         SecondLevelModel().fit([models[0], FirstLevelModel()])
-    with pytest.warns(UserWarning, match="1 of 2 first-level models are given before"):
+    with pytest.warns(UserWarning, match="1 of 2 first-level models are given more than once"):
         SecondLevelModel().fit([models[0], models[0]])
     with pytest.raises(ImageError, match="00"):
         SecondLevelModel().fit([models[0], copy.copy(models[0])])
