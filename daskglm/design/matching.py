@@ -1,5 +1,6 @@
-"""Rows of tables matched to images: by subject, session and run."""
+"""Rows of tables matched to images, and files to files: by subject, session and run."""
 
+import os
 import re
 import warnings
 from collections import Counter, defaultdict
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from daskglm.errors import DesignError, listing
+from daskglm.errors import DesignError, ImageError, listing
 
 ID_COLUMNS = ("participant_id", "subject_label")
 _SESSION_COLUMNS, _RUN_COLUMNS = ("session_id", "ses", "session"), ("run_id", "run")
@@ -99,6 +100,36 @@ def match_rows(
         )
         warnings.warn(f"{what.format(table)} not used: {listing(extra)}", stacklevel=3)
     return found
+
+
+def check_pairs(first: Sequence[Any], second: Sequence[Any], what: str) -> None:
+    """Raise where files that are taken together, one of each, are of different subjects, sessions or runs.
+
+    Parameters
+    ----------
+    first, second : sequence of n
+        Paths; anything else is of nobody.
+    what : str
+        What they are, for the message: "events and runs".
+
+    Raises
+    ------
+    ImageError
+        Naming those that are not of the same.
+    """
+    # Runs may be counted from 0 here and from 1 there.
+    runs = [sorted(_labels(item).get("run", "") for item in side) for side in (first, second)]
+    wrong, permuted = [], runs[0] == runs[1]
+    for x, y in zip(first, second, strict=False):
+        one, other = _labels(x), _labels(y)
+        shared = one.keys() & other.keys()
+        if any(one[key] != other[key] for key in shared if key != "run" or permuted):
+            wrong.append(f"{x} with {y}")
+    if wrong:
+        raise ImageError(
+            f"{what} are taken one with one, in their order, but {listing(wrong, 2)} are of different subjects, "
+            "sessions or runs; bring them into one order"
+        )
 
 
 def are_ids(index: pd.Index) -> bool:
@@ -240,6 +271,12 @@ def _parts(label: Any, levels: Sequence[Any]) -> Key:
     # Without the prefix of BIDS the subject is what is left.
     subject = found.get("sub") or re.sub(r"(^|_)(ses|run)-[A-Za-z0-9+]+", "", _bare(text)) or _bare(text)
     return subject, found.get("ses", ""), found.get("run", "")
+
+
+def _labels(item: Any) -> dict[str, str]:
+    """Subject, session and run of a path, digits as numbers; of anything else nothing."""
+    found = _ENTITY.findall(os.fspath(item)) if isinstance(item, (str, os.PathLike)) else []
+    return {name: _number(label) for name, label in found}
 
 
 def _level(name: Any, position: int) -> int:

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from daskglm.design.matching import check_pairs
 from daskglm.design.matrix import design_array
 from daskglm.graph.compute import compute, n_workers
 from daskglm.graph.runs import RunImages, read_run
@@ -33,7 +34,6 @@ from daskglm.models.runs import (
     run_sources,
 )
 from daskglm.schema.headers import describe
-from daskglm.schema.names import check_pairs
 
 DESIGN_PARAMETERS = (
     "hrf_model", "drift_model", "high_pass", "drift_order", "fir_delays", "min_onset", "oversampling", "modulators",

@@ -10,13 +10,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.contrasts import check_occurs, contrast_matrix, is_text
+from daskglm.design.matching import check_pairs
 from daskglm.errors import ContrastError, ImageError, NullRegressorError, listing
 from daskglm.graph.compute import compute
 from daskglm.kernels.contrasts import ContrastMaps, estimates
 from daskglm.kernels.fixed_effects import fixed_effects, joint_f
 from daskglm.models.functional import compute_contrasts
 from daskglm.models.options import Options, mask_of
-from daskglm.schema.names import check_pairs
 from daskglm.schema.space import VolumeSpace
 
 _MAPS = ("effect_variance", "stat", "p_value", "z_score")

@@ -5,12 +5,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
-from typing import Any
 
 from daskglm.errors import ContrastError, ImageError, listing
 
 _SUBJECT = re.compile(r"(?:^|[/\\_])(sub-[A-Za-z0-9+]+)(?=[_/\\.]|\Z)")
-_ENTITY = re.compile(r"(?:^|[/\\_])(sub|ses|run)-([A-Za-z0-9+]+)")
+_ENTITY = re.compile(r"(?:^|[/\\_])(ses|run)-([A-Za-z0-9+]+)")
 # File systems take names of 255 bytes, and the label is not all of the name.
 _MAX_LABEL = 120
 _ENDS, _PACKED = ("nii", "img", "hdr", "mgh", "mgz", "brik", "head"), (".gz", ".bz2", ".zst", "")
@@ -187,42 +186,6 @@ def _with_entities(subject: str, path: str, entities: Sequence[str]) -> str:
     found = dict(_ENTITY.findall(path))
     parts = [f"{name}-{found[name]}" for name in entities if name in found]
     return "_".join([subject, *parts]) if len(parts) == len(entities) else ""
-
-
-def check_pairs(first: Sequence[Any], second: Sequence[Any], what: str) -> None:
-    """Raise where files that are taken together, one of each, are of different subjects, sessions or runs.
-
-    Parameters
-    ----------
-    first, second : sequence of n
-        Paths; anything else is of nobody.
-    what : str
-        What they are, for the message: "events and runs".
-
-    Raises
-    ------
-    ImageError
-        Naming those that are not of the same.
-    """
-    # Runs may be counted from 0 here and from 1 there.
-    runs = [sorted(_labels(item).get("run", "") for item in side) for side in (first, second)]
-    wrong, permuted = [], runs[0] == runs[1]
-    for x, y in zip(first, second, strict=False):
-        one, other = _labels(x), _labels(y)
-        shared = one.keys() & other.keys()
-        if any(one[key] != other[key] for key in shared if key != "run" or permuted):
-            wrong.append(f"{x} with {y}")
-    if wrong:
-        raise ImageError(
-            f"{what} are taken one with one, in their order, but {listing(wrong, 2)} are of different subjects, "
-            "sessions or runs; bring them into one order"
-        )
-
-
-def _labels(item: Any) -> dict[str, str]:
-    """Subject, session and run of a path, digits without the zeros before them; of anything else nothing."""
-    found = _ENTITY.findall(os.fspath(item)) if isinstance(item, (str, os.PathLike)) else []
-    return {name: label.lstrip("0") or "0" if label.isdecimal() else label for name, label in found}
 
 
 def check_unique(names: Sequence[str], rule: str) -> None:

@@ -233,10 +233,10 @@ REFUSED = {
     "no JSON": (["--transform", "Factor"], "--transform must be JSON"),
     "an instruction": (["--transform", '{"Name": "Facter", "Input": "trial_type"}'], "did you mean 'Factor'?"),
     "a variable": (["--transform", '{"Name": "Demean", "Input": "rt"}'], "no run can be fitted"),
-    "order of the noise": (["--noise", "ar200"], "ar200 meets 70 volumes"),
+    "order of the noise": (["--noise", "ar200"], "got ar200 for 70 volumes"),
     "smoothing": (["--smoothing-fwhm", "-3"], "smoothing_fwhm is a width in mm"),
     "nothing to estimate": (["--high-pass", "5"], "contrast 'a' is not estimable"),
-    "bins": (["--bins", "many"], "--bins is a whole number of 1 or more, none or auto"),
+    "bins": (["--bins", "many"], "--bins must be a whole number of 1 or more, none or auto"),
 }
 
 

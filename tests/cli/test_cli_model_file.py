@@ -248,7 +248,7 @@ REFUSED = {
     "part convolved": ((*STEPS, 1, "Input"), ["trial_type.a"], "has trial_type.b, which is not convolved"),
     "condition": ((*RUN, "Model", "X"), ["trial_type.aa", 1], "no event is of trial_type 'aa'; did you mean 'a'?"),
     "not all": ((*RUN, "Model", "X"), ["trial_type.a", 1], "weighs 'trial_type.b', but X has no such condition"),
-    "confound": ((*RUN, "Model", "X"), ["trial_type.*", "framewise_displacement"], "need tables of confounds"),
+    "confound": ((*RUN, "Model", "X"), ["trial_type.*", "framewise_displacement"], "must be columns of the tables"),
     "cosines twice": ((*RUN, "Model", "X"), ["trial_type.*", "cosine*"], "keep one of them"),
     "contrast": ((*RUN, "Contrasts", 0, "ConditionList", 1), "trial_type.c", "weighs 'trial_type.c'"),
     "test": ((*RUN, "Contrasts", 0, "Test"), "skip", "contrast 'a_gt_b' of node 'run_level' is a t or an F test"),

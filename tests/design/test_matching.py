@@ -1,4 +1,4 @@
-"""Rows matched to images by subject, session and run."""
+"""Rows matched to images, and files to files, by subject, session and run."""
 
 import numpy as np
 import pandas as pd
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskglm.design.matching import id_index, match_rows, samples_of, subject_of
-from daskglm.errors import DesignError
+from daskglm.design.matching import check_pairs, id_index, match_rows, samples_of, subject_of
+from daskglm.errors import DesignError, ImageError
 
 NAMES = [f"sub-{k:03d}" for k in range(9)]
 
@@ -154,3 +154,11 @@ def test_samples_of_ids():
     assert samples_of(["1", "sub-02_ses-1", "sub-02_ses-2", "7"], names) == [[0, 1], [2], [], []]
     assert [subject_of(name) for name in (*names, "P1_ses-2", "map_1")] == ["sub-01", "sub-01", "sub-02", "P1", "map_1"]
     assert np.array_equal(match_rows(["face_2", "face_1"], ["face_1", "face_2"]), [1, 0])
+
+
+def test_files_taken_together_are_of_one_run():
+    runs = ["sub-01_run-1_bold.nii.gz", "sub-01_run-2_bold.nii.gz", "sub-01_run-10_bold.nii.gz"]
+    check_pairs(["sub-01_run-01_events.tsv", "sub-01_run-02_events.tsv", "sub-01_run-10_events.tsv"], runs, "events")
+    check_pairs([None, "a.tsv", 3], runs, "events")
+    with pytest.raises(ImageError, match=r"in their order, but sub-01_run-10_events.tsv with sub-01_run-2_bold"):
+        check_pairs(["sub-01_run-1_events.tsv", "sub-01_run-10_events.tsv", "sub-01_run-2_events.tsv"], runs, "events")

@@ -56,7 +56,7 @@ def test_what_is_missing_meets_nothing():
         ("age > 3 & site == 'x'", "at '&'; write and"),
         ("sit == 'x'", "names 'sit'.*did you mean 'site'"),
         ("site == x", "names 'x'.*texts stand in quotes"),
-        ("site > 3", r"'site' is text \(x, y, z\).*with 3; make its column numbers"),
+        ("site > 3", r"'site' holds text \(x, y, z\).*with 3; make its column numbers"),
         ("age == 'old'", "'age' holds numbers, but the condition compares it with 'old'"),
         ("age == site", "one holds numbers, the other text"),
         ("1 == 1", "name a column"),

@@ -224,7 +224,9 @@ def test_all_files_with_bad_headers_are_named(cohort, tmp_path, command):
         "group": lambda: group_analysis(cohort.paths, str(tmp_path / "out"), "~ 1", {"mean": "intercept"}),
         "convert": lambda: daskglm.convert(cohort.paths, str(tmp_path / "all.zarr"), mask=cohort.mask_img),
     }
-    told = r"sub-01_\S+: the file is empty; .*2 more cannot be used: .*sub-04_\S+: it is no .*sub-08_\S+: no such file"
+    told = (
+        r"sub-01_\S+: the file is empty; .*2 more cannot be used: .*sub-04_\S+: it is not a .*sub-08_\S+: no such file"
+    )
     with pytest.raises(ImageError, match=told):
         read[command]()
 

@@ -123,6 +123,7 @@ def test_the_same_image_twice(cohort):
         fit(cohort, [*cohort.paths[:11], cohort.paths[0]])
 
 
+@pytest.mark.filterwarnings("ignore:images of different subjects")
 def test_nothing_finite_anywhere(cohort):
     for path in cohort.paths:
         rewrite(path, lambda d, a: (np.full_like(d, np.nan), a))

@@ -9,7 +9,7 @@ from nilearn.glm._base import _clean_contrast_name
 
 import daskglm
 from daskglm.errors import ContrastError, ImageError, SpaceError
-from daskglm.schema.names import bids_label, bids_labels, check_pairs, sample_ids
+from daskglm.schema.names import bids_label, bids_labels, sample_ids
 from daskglm.schema.space import VolumeSpace
 
 
@@ -93,14 +93,6 @@ def test_datasets_that_are_none():
         daskglm.fit_glm(images.assign_coords(sample=["a", "a", "b"]), None)
     with pytest.raises(SpaceError, match="shape of its images"):
         VolumeSpace.from_image(nib.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)), np.ones((3, 2, 2), bool))
-
-
-def test_files_taken_together_are_of_one_run():
-    runs = ["sub-01_run-1_bold.nii.gz", "sub-01_run-2_bold.nii.gz", "sub-01_run-10_bold.nii.gz"]
-    check_pairs(["sub-01_run-01_events.tsv", "sub-01_run-02_events.tsv", "sub-01_run-10_events.tsv"], runs, "events")
-    check_pairs([None, "a.tsv", 3], runs, "events")
-    with pytest.raises(ImageError, match=r"in their order, but sub-01_run-10_events.tsv with sub-01_run-2_bold"):
-        check_pairs(["sub-01_run-1_events.tsv", "sub-01_run-10_events.tsv", "sub-01_run-2_events.tsv"], runs, "events")
 
 
 def test_samples_are_named_by_what_tells_them_apart():
