@@ -66,8 +66,8 @@ def match_rows(
         Where the table has rows without a sample, or ids that samples without names cannot have.
     """
     index = labels if isinstance(labels, pd.Index) else pd.Index(list(labels))
-    surely = are_ids(index)
-    if not surely and not _may_be_ids(index):
+    surely, floats = are_ids(index), _may_be_float_ids(index)
+    if not surely and not floats and not _may_be_ids(index):
         # Images in a Series may have the labels of the same table.
         return _positions([label_text(label) for label in index], names) if named_by == "id" else None
     texts = [_shown(label, index.names) for label in index]
@@ -87,7 +87,7 @@ def match_rows(
     if found is None and paths is not None:
         found = _found_in_paths(index, paths)
     if found is None:
-        if not surely and named_by == "file" and not set(rows) & set(samples):
+        if not surely and (floats or named_by == "file") and not set(rows) & set(samples):
             return None
         raise DesignError(_refusal(texts, rows, names, samples, table, surely))
     left = np.setdiff1d(np.arange(len(index)), found)
@@ -239,6 +239,11 @@ def subject_of(name: str) -> str:
 def _may_be_ids(index: pd.Index) -> bool:
     """Whether labels without a name are whole numbers other than those of the rows."""
     return bool(pd.api.types.is_integer_dtype(index)) and not _counts_rows(index)
+
+
+def _may_be_float_ids(index: pd.Index) -> bool:
+    """Whether labels are 1.0, 2.0, ...: ids of a table that once lacked some, or times of volumes."""
+    return bool(pd.api.types.is_float_dtype(index) and (index % 1 == 0).all()) and not _counts_rows(index)
 
 
 def _counts_rows(index: pd.Index) -> bool:

@@ -8,6 +8,7 @@ from io import StringIO
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from daskglm.errors import DesignError, DesignTypeError, StorageError, listing
@@ -50,8 +51,23 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
-    nameless = [column for column in table if str(column).startswith("Unnamed: ") and table[column].isna().all()]
-    return table.drop(columns=nameless)
+    return table.drop(columns=_nameless(table, name))
+
+
+def _nameless(table: pd.DataFrame, name: str) -> list[Any]:
+    """Columns without a name, that hold nothing or count the rows, as pandas and R write them; others are refused."""
+    nameless = [column for column in table if str(column).startswith("Unnamed: ")]
+    for column in nameless:
+        held = table[column]
+        counts = pd.api.types.is_integer_dtype(held) and any(
+            np.array_equal(held, np.arange(first, first + len(held))) for first in (0, 1)
+        )
+        if not (held.isna().all() or counts):
+            raise DesignError(
+                f"columns of a table have names, but that of {listing(held.dropna().astype(str), 4)} in {name} has "
+                "none; name it (participant_id, if it holds ids), or delete it"
+            )
+    return nameless
 
 
 def _unreadable(name: str, error: Exception) -> DesignError:

@@ -9,6 +9,14 @@ from daskglm.io.tables import read_table
 
 EXPECTED = pd.DataFrame({"participant_id": ["01", "02", "03"], "age": [30.5, 41.0, None], "sex": ["F", "M", "F"]})
 TSV = "participant_id\tage\tsex\n01\t30.5\tF\n02\t41\tM\n03\tn/a\tF\n"
+
+
+def beside(*cells):
+    """The table with one more column before the others."""
+    lines = TSV.replace("\t", ",").split()
+    return "".join(f"{cell},{line}\n" for cell, line in zip(cells, lines, strict=True)).encode()
+
+
 READ = {
     "as BIDS says": ("tsv", TSV.encode()),
     "with a byte order mark": ("tsv", TSV.encode("utf-8-sig")),
@@ -20,6 +28,8 @@ READ = {
     "blanks around cells": ("tsv", TSV.replace("\t", " \t ").replace("\n", " \n").replace("F", "F\u00a0").encode()),
     "rows of tabs at the end": ("tsv", (TSV + "\t\t\n \t\t\n\n").encode()),
     "columns of tabs at the end": ("tsv", TSV.replace("\n", "\t\t\n").encode()),
+    "row numbers of pandas": ("csv", beside("", "0", "1", "2")),
+    "row numbers of R": ("csv", beside('""', '"1"', '"2"', '"3"')),
     "commas": ("csv", TSV.replace("\t", ",").encode()),
     "semicolons": ("csv", TSV.replace("\t", ";").encode()),
     "tabs in a text file": ("txt", TSV.encode()),
@@ -51,6 +61,11 @@ REFUSED = {
         "tsv",
         TSV.replace("participant_id\t", "").encode(),
         "name every column",
+    ),
+    "ids without a name": (
+        "csv",
+        beside("", "101", "102", "103"),
+        "that of 101, 102, 103 in .* has none; name it \\(participant_id",
     ),
     "a quote that does not end": ("tsv", TSV.replace("M", '"M').encode(), "cannot read the table .*EOF inside string"),
     "a row too long": (

@@ -46,6 +46,7 @@ DESIGNS = {
     "numbers under a name": lambda: shuffled(NUMBERS, "participant_id"),
     "numbers": lambda: shuffled(NUMBERS),
     "floats": lambda: shuffled(NUMBERS.astype(float), "participant_id"),
+    "floats without a name": lambda: shuffled(NUMBERS.astype(float)),
     "text": lambda: shuffled([f"sub-{k}" for k in NUMBERS]),
     "a column of numbers": lambda: DESIGN.assign(participant_id=NUMBERS).iloc[ORDER].reset_index(drop=True),
     "a column of text": lambda: DESIGN.assign(subject_label=[f"0{k}" for k in NUMBERS]).iloc[ORDER],
