@@ -5,7 +5,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from daskglm.kernels.basis import Basis
 from daskglm.kernels.contrasts import ContrastMaps, Solution, f_contrast, t_contrast
@@ -87,7 +87,7 @@ def total_moments(blocks: da.Array) -> da.Array:
     return _summed(blocks, object, "sum-moments")
 
 
-def solve_moments(moments: da.Array, min_count: int) -> da.Array:
+def solve_moments(moments: da.Array, min_count: int, dtype: DTypeLike) -> da.Array:
     """Solve each chunk's normal equations.
 
     Parameters
@@ -96,13 +96,16 @@ def solve_moments(moments: da.Array, min_count: int) -> da.Array:
         From :func:`sum_moments`.
     min_count : int
         Fewest observations of a voxel that is tested.
+    dtype : dtype
+        Of the images.
 
     Returns
     -------
     dask.array.Array
         (v,) objects: the :class:`Fit` of each chunk of voxels.
     """
-    return da.map_blocks(_solve_block, moments, min_count, dtype=object, meta=np.empty(0, dtype=object), token="solve")
+    meta = np.empty(0, dtype=object)
+    return da.map_blocks(_solve_block, moments, min_count, np.dtype(dtype), dtype=object, meta=meta, token="solve")
 
 
 def coverage(data: da.Array) -> da.Array:
@@ -189,11 +192,11 @@ def _moments_of_block(
     return moments
 
 
-def _solve_block(moments: NDArray[Any], min_count: int) -> NDArray[Any]:
+def _solve_block(moments: NDArray[Any], min_count: int, images: np.dtype[Any]) -> NDArray[Any]:
     """Fit of each Moments in a block."""
     fits = np.empty(moments.shape, dtype=object)
     for index, item in enumerate(moments):
-        fits[index] = solve(item, min_count)
+        fits[index] = solve(item, min_count, images)
     return fits
 
 

@@ -59,12 +59,12 @@ class Incomplete:
     noise: Array
 
 
-def incomplete(values: Array, nuisance: Array, tested: Array, signed: bool) -> Incomplete:
+def incomplete(given: NDArray[np.floating], nuisance: Array, tested: Array, signed: bool) -> Incomplete:
     """Prepare voxels with gaps.
 
     Parameters
     ----------
-    values : (n, W) float64
+    given : (n, W) float32 or float64
         Images; what is not finite is missing.
     nuisance : (n, q) float64
         Z, orthonormal over all images.
@@ -77,6 +77,7 @@ def incomplete(values: Array, nuisance: Array, tested: Array, signed: bool) -> I
     -------
     Incomplete
     """
+    values = given.astype(np.float64)
     there = np.isfinite(values)
     seen, pattern = _patterns(there)
     whiten = _whiten(seen, nuisance)
@@ -92,12 +93,14 @@ def incomplete(values: Array, nuisance: Array, tested: Array, signed: bool) -> I
     rounding = 8 * _EPS * np.sqrt(len(values)) * (size + np.abs(np.where(there, values, 0.0)).max(axis=0, initial=0.0))
     good = length > rounding
     left *= np.where(good, 1 / np.where(good, length, 1.0), 0.0)
-    directions, determined = _directions(_without(_masked(tested, seen), nuisance, whiten, seen))
+    directions, determined = _directions(
+        _without(_masked(tested, seen), nuisance, whiten, seen), _least_lengths(whiten)
+    )
     products = np.einsum("wsn,nw->ws", directions[pattern], left, optimize=True)
     explained = np.sum(products**2, axis=1)
     freedom = count - np.any(whiten, axis=2).sum(axis=1)[pattern] - tested.shape[1]
     power = np.where(there, (values - mean) ** 2, 0.0).sum(axis=0)
-    good &= (1 - explained) * length**2 > rss_rounding(power, count, mean)
+    good &= (1 - explained) * length**2 > rss_rounding(power, count, mean, given.dtype)
     single, rest = split(left)
     few = int(np.sum(seen.mean(axis=1) > 1 - _FEW))
     return Incomplete(
@@ -139,14 +142,21 @@ def _without(rows: Array, nuisance: Array, whiten: Array, seen: NDArray[Any]) ->
     return left
 
 
-def _directions(left: Array) -> tuple[Array, NDArray[np.bool_]]:
+def _least_lengths(whiten: Array) -> Array:
+    """Length (U, 1) that is rounding, of what is left beside the nuisance: a short direction of it is less exact."""
+    growth = np.linalg.norm(whiten, axis=2).max(axis=1, initial=0.0)
+    return np.maximum(_MIN_LENGTH, 64 * _EPS * growth)[:, None]
+
+
+def _directions(left: Array, least: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Orthonormal rows of regressors (U, s, n) without the nuisance, and whether all of them are there."""
     length = np.linalg.norm(left, axis=2)
-    safe = np.where(length > _MIN_LENGTH, length, 1.0)
+    found = length > least
+    scaled = left / np.where(found, length, 1.0)[:, :, None]
     if left.shape[1] == 1:
-        return left / safe[:, :, None], length[:, 0] > _MIN_LENGTH
-    _, singular, rows = np.linalg.svd(left / safe[:, :, None], full_matrices=False)
-    return rows, (length > _MIN_LENGTH).all(axis=1) & (singular.min(axis=1) > 1e-8)
+        return scaled, found[:, 0]
+    _, singular, rows = np.linalg.svd(scaled, full_matrices=False)
+    return rows, found.all(axis=1) & (singular.min(axis=1) > 1e-8)
 
 
 def _patterns(there: NDArray[np.bool_]) -> tuple[Array, NDArray[np.int64]]:

@@ -354,7 +354,7 @@ def _means(slab: Array, seen: NDArray[np.bool_]) -> Array:
     return means
 
 
-def totals(moments: Moments, voxels: NDArray[np.int64]) -> Array:
+def totals(moments: Moments, voxels: NDArray[np.int64], about: Array | None = None) -> Array:
     """All that was subtracted from some voxels.
 
     Parameters
@@ -363,6 +363,8 @@ def totals(moments: Moments, voxels: NDArray[np.int64]) -> Array:
         Moments of V voxels.
     voxels : (k,) int64
         Some of them.
+    about : (V,) float64, optional
+        Another reference, which is not counted.
 
     Returns
     -------
@@ -371,7 +373,8 @@ def totals(moments: Moments, voxels: NDArray[np.int64]) -> Array:
     """
     found = np.zeros((len(moments.cross), voxels.size))
     if moments.constant is not None:
-        found += np.outer(moments.constant, moments.reference[voxels])
+        reference = moments.reference if about is None else moments.reference - about
+        found += np.outer(moments.constant, reference[voxels])
     mine, theirs = _both(voxels, moments.anchored)
     found[:, mine] += moments.anchor[:, theirs]
     return found
@@ -455,20 +458,22 @@ def _joined(one: Moments, other: Moments, total: Moments, voxels: NDArray[np.int
 def _join(one: Moments, other: Moments, total: Moments, voxels: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
     """Sums of some voxels, into `total`; which of them stay anchored, and where."""
     grams = [grams_of(side, voxels) for side in (one, other)]
-    own = [totals(side, voxels) for side in (one, other)]
+    # About the reference of both: a mean may be a million times what is left about it.
+    own = [totals(side, voxels, total.reference) for side in (one, other)]
     sums = [side.cross[:, voxels] for side in (one, other)]
     whole = grams[0] + grams[1]
     right = sums[0] + sums[1] + _times(grams[0], own[0]) + _times(grams[1], own[1])
-    common = _times(_inverses(whole), right)
-    cross, power = np.zeros_like(common), one.power[voxels] + other.power[voxels]
+    anchor = _times(_inverses(whole), right)
+    cross, power = np.zeros_like(anchor), one.power[voxels] + other.power[voxels]
     for part, gram, mine in zip(sums, grams, own, strict=True):
         # |X d|^2 as the square of a root times d: what a side does not see of d is zero but for rounding of d.
-        root, shift = _roots(gram), mine - common
+        root, shift = _roots(gram), mine - anchor
         moved = _times(root, shift)
         cross += part + _times(root.swapaxes(1, 2), moved)
         power += 2 * np.sum(shift * part, axis=0) + np.sum(moved**2, axis=0)
-    power = np.maximum(power, 0.0)
-    anchor = common if total.constant is None else common - np.outer(total.constant, total.reference[voxels])
+    # Squares that a side did not sum about its own fit have rounding of their own, and no more may be left of them.
+    rounding = 64 * np.finfo(float).eps * np.sqrt(total.count[voxels]) * (one.power[voxels] + other.power[voxels])
+    power = np.where(power > rounding, power, 0.0)
     inside = _times(whole, anchor)
     plain = power + np.sum(anchor * (2 * cross + inside), axis=0)
     kept = plain > power / _LOST

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from daskglm.kernels.basis import orthonormal_basis, split_directions
 from daskglm.kernels.moments import Array
-from daskglm.kernels.solve import rss_rounding
+from daskglm.kernels.solve import own_rounding, rss_rounding
 
 SCHEMES = ("freedman-lane", "smith", "dekker", "draper-stoneman", "ter-braak")
 _EPS = np.finfo(float).eps
@@ -135,19 +135,23 @@ def residuals(parts: Partition, values: NDArray[np.floating]) -> tuple[Array, Ar
     rounding = 8 * _EPS * np.sqrt(len(values)) * (size + np.abs(values[0]))
     safe = np.where(length > rounding, length, 1.0)
     left *= np.where(length > rounding, 1 / safe, 0.0)
-    left[:, _explained(parts, values, left, length)] = 0.0
+    left[:, _explained(parts, values, left, length, size)] = 0.0
     return left, rounding / safe
 
 
-def _explained(parts: Partition, values: NDArray[np.floating], left: Array, length: Array) -> NDArray[np.int64]:
+def _explained(
+    parts: Partition, values: NDArray[np.floating], left: Array, length: Array, size: Array
+) -> NDArray[np.int64]:
     """Images (n, W) that the whole design explains to rounding, as a fit of it says; `left` are their residuals."""
     inside = np.square(parts.tested.T @ left).sum(axis=0)
-    close = np.flatnonzero(inside > 1 - 1e-6)
+    stored = own_rounding(values.dtype) * (size + np.sqrt(len(values)) * np.abs(values[0]))
+    close = np.flatnonzero((1 - inside) * length**2 < np.maximum(1e-6 * length**2, 2 * stored**2))
     rss = np.square(_without(parts.tested, left[:, close])).sum(axis=0) * length[close] ** 2
     some = values[:, close].astype(np.float64)
     whole = np.concatenate([parts.nuisance, parts.tested], axis=1)
     reference = some[0] if spans_constant(whole) else np.zeros(close.size)
-    found: NDArray[np.int64] = close[rss <= rss_rounding(np.square(some - reference).sum(axis=0), len(some), reference)]
+    power = np.square(some - reference).sum(axis=0)
+    found: NDArray[np.int64] = close[rss <= rss_rounding(power, len(some), reference, values.dtype)]
     return found
 
 

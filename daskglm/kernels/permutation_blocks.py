@@ -182,7 +182,7 @@ def _make_tile(values: NDArray[np.floating], part: slice, test: Test) -> Tile:
     others = None
     gaps = np.flatnonzero((count < len(tile)) & (count >= test.min_count) & (test.groups is None))
     if gaps.size:
-        others = incomplete(tile[:, gaps].astype(np.float64), test.parts.nuisance, test.parts.tested, test.signed)
+        others = incomplete(tile[:, gaps], test.parts.nuisance, test.parts.tested, test.signed)
         known = others.freedom > 0
         found = gaps[known]
         share[found], freedom[found] = others.share[known], others.freedom[known]

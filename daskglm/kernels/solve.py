@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from daskglm.kernels.moments import Array, Moments, constant_sums, grams_of, pack, pairs, totals, unpack
 
@@ -12,6 +12,8 @@ from daskglm.kernels.moments import Array, Moments, constant_sums, grams_of, pac
 _SOLVE_TOGETHER = 2048
 # Eigenvalues of X'WX under this fraction of the largest count as zero.
 _RANK_TOLERANCE = 1e-11
+# Where the design explains nearly all, a residual of less than this part of it is rounding of regressors.
+_EXPLAINED = 2.0**-29
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Fit:
         return np.concatenate([lost, np.delete(np.arange(self.count.size), self.incomplete)])
 
 
-def solve(moments: Moments, min_count: int = 1) -> Fit:
+def solve(moments: Moments, min_count: int = 1, dtype: DTypeLike = np.float64) -> Fit:
     """Solve the normal equations at every voxel.
 
     Parameters
@@ -112,6 +114,8 @@ def solve(moments: Moments, min_count: int = 1) -> Fit:
         Summed over all observations.
     min_count : int
         Voxels with fewer observations get a NaN residual variance: no statistic is made of them.
+    dtype : dtype
+        Of the images: what their own rounding leaves is no residual.
 
     Returns
     -------
@@ -134,7 +138,7 @@ def solve(moments: Moments, min_count: int = 1) -> Fit:
         covariance_own[part] = pack(inverse)
         deficient.append(own[part][rank < theta.shape[0]])
         deficient_row_space.append(row_space)
-    variance = _residual_variance(moments, theta, ranks, min_count)
+    variance = _residual_variance(moments, theta, ranks, min_count, dtype)
     theta[:, moments.anchored] += moments.anchor
     return Fit(
         theta=theta,
@@ -153,7 +157,11 @@ def solve(moments: Moments, min_count: int = 1) -> Fit:
 
 
 def rss_rounding(
-    power: Array, count: NDArray[np.int64] | int, reference: NDArray[np.floating], weight: Array | None = None
+    power: Array,
+    count: NDArray[np.int64] | int,
+    reference: NDArray[np.floating],
+    dtype: DTypeLike,
+    weight: Array | None = None,
 ) -> Array:
     """The sum of squared residuals that is rounding error: a voxel with no more is explained by the design.
 
@@ -165,6 +173,8 @@ def rss_rounding(
         Observations.
     reference : (V,) array
         What was subtracted.
+    dtype : dtype
+        Of the images.
     weight : (V,) float64, optional
         Sum of the weights, where it is not the count.
 
@@ -174,19 +184,40 @@ def rss_rounding(
         Of the products, and of the images' own values about their reference.
     """
     eps = np.finfo(float).eps
-    own = (count if weight is None else weight) * (8 * eps * np.asarray(reference, dtype=np.float64)) ** 2
-    rounding: Array = 8 * eps * np.sqrt(np.maximum(count, 1)) * power + own
-    return rounding
+    mean = (count if weight is None else weight) * np.asarray(reference, dtype=np.float64) ** 2
+    rounding: Array = 8 * eps * np.sqrt(np.maximum(count, 1)) * power + (8 * eps) ** 2 * mean
+    return rounding + own_rounding(dtype) ** 2 * (power + mean)
 
 
-def _residual_variance(moments: Moments, theta: Array, ranks: NDArray[np.intp], min_count: int) -> Array:
+def own_rounding(dtype: DTypeLike) -> float:
+    """By how much of it a value differs from the true one, stored in a type, at most.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Type of images.
+
+    Returns
+    -------
+    float
+        2^-24 of float32; of whole numbers, which are exact, that of float64.
+    """
+    kind = np.dtype(dtype)
+    return float(np.finfo(kind if kind.kind == "f" else np.float64).eps) / 2
+
+
+def _residual_variance(
+    moments: Moments, theta: Array, ranks: NDArray[np.intp], min_count: int, dtype: DTypeLike
+) -> Array:
     """RSS / (n - rank); zero where RSS is rounding error, NaN where nothing is left to divide by."""
     residual = moments.power - np.einsum("ij,ij->j", theta, moments.cross)
-    rounding = rss_rounding(moments.power, moments.count, moments.reference, constant_sums(moments)[1])
-    far, eps = moments.anchored, np.finfo(float).eps
+    weight = constant_sums(moments)[1]
+    rounding = rss_rounding(moments.power, moments.count, moments.reference, dtype, weight)
+    far = moments.anchored
     for part in (far[start : start + _SOLVE_TOGETHER] for start in range(0, far.size, _SOLVE_TOGETHER)):
-        subtracted, grams = totals(moments, part), grams_of(moments, part)
-        rounding[part] += (8 * eps) ** 2 * np.einsum("iv,vij,jv->v", subtracted, grams, subtracted, optimize=True)
+        subtracted, grams = totals(moments, part, moments.reference), grams_of(moments, part)
+        squares = np.einsum("iv,vij,jv->v", subtracted, grams, subtracted, optimize=True)
+        rounding[part] += (_EXPLAINED**2 + own_rounding(dtype) ** 2) * squares
     residual[residual <= rounding] = 0.0
     freedom = moments.count - ranks
     usable = (freedom > 0) & (moments.count >= min_count)

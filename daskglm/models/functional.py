@@ -82,7 +82,7 @@ def fit_glm(
         moments = sum_moments(
             data, basis, matrix, _check_weights(match_values(weights, images, design, "weights"), images)
         )
-        solution = solve_moments(moments, fewest(check_fraction(min_coverage), len(design)))
+        solution = solve_moments(moments, fewest(check_fraction(min_coverage), len(design)), data.dtype)
     else:
         if weights is not None:
             raise ParameterError(f"observations have weights with noise_model 'ols' only, not with {noise_model!r}")

@@ -56,8 +56,8 @@ def lazy_fit(
     matrix = design_array(design)
     basis = orthonormal_basis(matrix)
     images = loaded.images
-    moments = sum_moments(lazy_array(images["data"]), basis, matrix)
-    chunks = lazy_array(images["data"]).chunks[1]
+    data = lazy_array(images["data"])
+    moments, chunks = sum_moments(data, basis, matrix), data.chunks[1]
     if folder is not None:
         space = space_of(images)
         key = [fingerprint(loaded), matrix, [space.shape, space.affine, space.voxels, chunks, treatment]]
@@ -70,7 +70,7 @@ def lazy_fit(
         objects = np.empty(len(items), dtype=object)
         objects[:] = items
         moments = da.from_array(objects, chunks=1, name=False)
-    solution = solve_moments(moments, min_count)
+    solution = solve_moments(moments, min_count, data.dtype)
     return label_fit(solution, chunks, basis, design, images["voxel"], images.attrs["space"])
 
 
@@ -120,7 +120,7 @@ def fit_in_units(
         run.begin(units.names.size, lambda: len(finished(folder)))
         moments = sum_in_units(data, basis, matrix, units, folder, n_jobs, progress)
         progress = None
-    solution = solve_moments(moments, min_count)
+    solution = solve_moments(moments, min_count, data.dtype)
     lazy = label_fit(solution, data.chunks[1], basis, design, loaded.images["voxel"], loaded.images.attrs["space"])
     (fit,) = compute(lazy, n_jobs=n_jobs, progress=images_read(progress, data.shape[0]))
     return fit

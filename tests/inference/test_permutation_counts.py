@@ -10,7 +10,7 @@ import statsmodels.api as sm
 from nibabel import Nifti1Image
 from scipy import stats
 
-from daskglm import SecondLevelModel, VolumeSpace, images_dataset, permutation_test
+from daskglm import SecondLevelModel, VolumeSpace, compute_contrasts, fit_glm, images_dataset, permutation_test
 
 SHAPE = (6, 5, 4)
 SPACE = VolumeSpace.from_image(Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
@@ -175,6 +175,19 @@ def test_a_voxel_without_any_patient_is_nan(scheme):
     assert np.isnan(group_stat(values, design, "patient")[[3, 4]]).all()
 
 
+@pytest.mark.parametrize("far", [30.0, 9999.0, 2e5])
+def test_a_voxel_without_any_patient_is_nan_also_where_an_outlier_of_a_covariate_is_missing(far):
+    rng = np.random.default_rng(5)
+    patient = np.arange(20) >= 10
+    design = pd.DataFrame({"patient": patient * 1.0, "age": rng.standard_normal(20), "mean": 1.0})
+    design.loc[3, "age"] = far
+    values = noise(20, 3)
+    values[10:, :60] = np.nan
+    values[3, :60] = np.nan
+    found = run(values, design, "patient", n_perm=20, min_coverage=0.3)
+    assert np.flatnonzero(np.isnan(found["stat"].values[0])).tolist() == list(range(60))
+
+
 @pytest.mark.parametrize("far", [30.0, 2e3, 9999.0, 1e6])
 @pytest.mark.parametrize("tested", ["x", "z"])
 def test_a_covariate_with_an_outlier_is_tested_where_the_outlier_is_missing(far, tested):
@@ -189,6 +202,36 @@ def test_a_covariate_with_an_outlier_is_tested_where_the_outlier_is_missing(far,
         fit = sm.OLS(values[there, voxel], design[there]).fit()
         np.testing.assert_allclose(found["stat"].values[0, voxel], fit.tvalues[tested], rtol=1e-7)
         assert found["degrees_of_freedom"].values[0, voxel] == there.sum() - 3
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["x", "year", "year and its square", "nearly collinear", "no mean"])
+def test_fits_in_any_blocks_and_permutations_agree_on_what_the_design_explains(name, dtype, missing):
+    rng = np.random.default_rng(0)
+    x, year = rng.standard_normal(20), rng.integers(2005, 2016, 20) * 1.0
+    columns = {
+        "x": {"x": x, "mean": 1.0},
+        "year": {"x": year, "mean": 1.0},
+        "year and its square": {"x": year, "square": year**2, "mean": 1.0},
+        "nearly collinear": {"x": x, "z": x + 1e-4 * rng.standard_normal(20), "mean": 1.0},
+        "no mean": {"x": x + 1, "z": rng.standard_normal(20)},
+    }
+    design = pd.DataFrame(columns[name])
+    weights = rng.standard_normal((design.shape[1], 3))
+    values = noise(20, 7)
+    values[:, :3] = design.to_numpy() @ weights  # explained to the rounding of the type
+    values[:, 3] = 1e-8 * design["x"]
+    values[:, 4] = 1e6 * (design["x"] - design["x"].mean() * ("mean" in design))
+    values = values.astype(dtype)
+    if missing:
+        values[4] = np.nan
+    for rows in (3, 20):
+        fit = fit_glm(images(values).chunk(sample=rows), design)
+        t = compute_contrasts(fit, {"x": "x"})["stat"].values[0]
+        assert np.flatnonzero(np.isnan(t)).tolist() == [0, 1, 2, 3, 4], rows
+    found = run(values, design, "x", n_perm=5, rearrangement="permutation")["stat"].values[0]
+    assert np.flatnonzero(np.isnan(found)).tolist() == [0, 1, 2, 3, 4]
 
 
 # What permutations do not change

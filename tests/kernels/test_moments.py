@@ -157,6 +157,22 @@ def test_sites_far_apart_cost_no_digits_but_their_own(apart, mixed, missing):
             np.testing.assert_allclose(found, truth, rtol=max(2e-14 * apart, 2e-9))
 
 
+@pytest.mark.parametrize("together", [1, 2, 3, 20])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_blocks_of_few_images_cost_no_digits_of_a_large_mean(together, missing):
+    """Also of blocks of no more images than regressors, which their own fits explain."""
+    rng = np.random.default_rng(0)
+    design = np.column_stack([np.ones(20), rng.standard_normal(20), np.repeat([0.0, 1.0], 10)])
+    data = 0.1 * rng.standard_normal((20, 6)) + 1e5
+    data[rng.random(data.shape) < missing] = np.nan
+    basis = orthonormal_basis(design)
+    seen = np.isfinite(data)
+    total = summed(design @ basis.to_basis, data, basis.constant, None, range(together, 20, together))
+    for column in (1, 2):
+        truth = [exact_t(design[seen[:, v]], data[seen[:, v], v], column) for v in range(6)]
+        np.testing.assert_allclose(t_contrast(solve(total), basis.to_basis[column]).stat, truth, rtol=0, atol=2e-8)
+
+
 def test_ordinary_voxels_keep_nothing_besides():
     design, data = problem(0, 0.1, mean=100.0)
     moments = summed(design, data, np.eye(4)[0], None, [9, 15])
