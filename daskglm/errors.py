@@ -135,7 +135,9 @@ def option(python: str, command: str) -> str:
     return command if COMMAND.get() else python
 
 
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+def check_choice(
+    name: str, value: object, choices: Sequence[object], error: type[DaskGLMError] = ParameterError
+) -> None:
     """Raise unless a parameter has one of its values.
 
     Parameters
@@ -146,10 +148,12 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         What was given.
     choices : sequence
         What can be given, two or more.
+    error : type
+        What is raised.
 
     Raises
     ------
-    ParameterError
+    ParameterError, or `error`
         With what can be given and what was.
 
     Examples
@@ -161,7 +165,7 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         *others, last = map(repr, choices)
         hint = nearest(value, [choice for choice in choices if isinstance(choice, str)])
-        raise ParameterError(f"{name} must be {', '.join(others)} or {last}, got {value!r}{hint}")
+        raise error(f"{name} must be {', '.join(others)} or {last}, got {value!r}{hint}")
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

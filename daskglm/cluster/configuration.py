@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from daskglm.cluster.known_options import KINDS, known_options, nested_options
-from daskglm.errors import DaskGLMError, listing, nearest
+from daskglm.errors import DaskGLMError, check_choice, listing, nearest
 
 # Threads of a worker times threads of its BLAS is the number of cores it keeps busy: the workers are the threads.
 ONE_BLAS_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -106,9 +106,8 @@ def read_configuration(cluster: str) -> Configuration:
 def _checked(content: dict[str, Any]) -> Configuration:
     """The configuration in a file's content."""
     _refuse_unknown("key", content, _KEYS)
-    kind = content.get("kind")
-    if kind not in KINDS:
-        raise ClusterError(f"kind is one of {listing(KINDS, len(KINDS))}, but it is {kind!r}{nearest(kind, KINDS)}")
+    kind: Any = content.get("kind")
+    check_choice("kind", kind, KINDS, ClusterError)
     for key in _NOT_OURS.get(kind, ()):
         if key in content:
             raise ClusterError(f"{key} is settled where the workers of kind {kind} are started; remove it here")

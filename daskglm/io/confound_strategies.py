@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from daskglm.errors import ParameterError, nearest
+from daskglm.errors import ParameterError, check_choice, nearest
 from daskglm.io.confound_columns import BY_COLUMN
 
 CONFOUND_STRATEGIES = ("motion", "wm_csf", "global_signal", "compcor", "scrub", "high_pass", "ica_aroma", "tedana")
@@ -120,9 +120,7 @@ def _value(name: str, value: Any) -> Strategy:
     """A checked value of a strategy or refinement: from text, or as given in Python."""
     if name in _CHOICES:
         value = _CHOICES[name][0] if value is None else value
-        if value not in _CHOICES[name]:
-            hint = nearest(value, _CHOICES[name]) or "; choose one"
-            raise ParameterError(f"{name} is one of {', '.join(_CHOICES[name])}, but this is {value!r}{hint}")
+        check_choice(name, value, _CHOICES[name])
         return str(value)
     if name == "high_pass":
         if value not in (None, True):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskglm.design.contrasts import contrast_matrix, parse_contrast
-from daskglm.errors import ContrastError, DesignError, ParameterError
+from daskglm.errors import ContrastError, DesignError, ParameterError, check_choice
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import contrast_maps
 from daskglm.graph.runs import solve_run, sum_blocks
@@ -264,8 +264,7 @@ class Contrast:
                 f"effects have shape (V,) or (q, V) and variances (V,), but these have {self.effect.shape} and "
                 f"{self.variance.shape}"
             )
-        if stat_type not in ("t", "F"):
-            raise ContrastError(f"a contrast is of type 't' or 'F', but {stat_type!r} was asked for")
+        check_choice("stat_type", stat_type, ("t", "F"), ContrastError)
         rows = self.effect.shape[0] if self.effect.ndim == 2 else 1
         self.dim = rows if dim is None else int(dim)
         self.dof = float(dof)
@@ -413,8 +412,9 @@ def compute_contrast(
     basis = next(iter(regression_result.values())).basis
     matrix = contrast_matrix(con_val, [str(index) for index in range(len(basis.to_basis))])
     kind = stat_type or ("t" if len(matrix) == 1 else "F")
-    if kind not in ("t", "F") or (kind == "t" and len(matrix) > 1):
-        raise ContrastError(f"a contrast is 't', with one row, or 'F', but {kind!r} has {len(matrix)} rows")
+    check_choice("stat_type", kind, ("t", "F"), ContrastError)
+    if kind == "t" and len(matrix) > 1:
+        raise ContrastError(f"a t contrast must have one row, got {len(matrix)}; give stat_type='F'")
     if not is_estimable(matrix, basis):
         raise ContrastError(f"contrast {con_val!r} is not estimable: the design cannot tell its columns apart")
     effect, variance = np.empty((len(matrix), len(labels))), np.empty(len(labels))

@@ -14,7 +14,7 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from daskglm.errors import ContrastError, MissingDependencyError, listing, nearest
+from daskglm.errors import ContrastError, MissingDependencyError, check_choice
 from daskglm.models.functional import OUTPUT_TYPES
 from daskglm.models.notebook import model_html
 
@@ -221,8 +221,5 @@ def wanted_outputs(output_type: str) -> tuple[str, ...]:
     ContrastError
         Where there is no such type.
     """
-    if output_type not in (*OUTPUT_TYPES, "all"):
-        known = [*OUTPUT_TYPES, "all"]
-        hint = nearest(output_type, known)
-        raise ContrastError(f"output_type is one of {listing(known)}, but it is {output_type!r}{hint}")
+    check_choice("output_type", output_type, (*OUTPUT_TYPES, "all"), ContrastError)
     return OUTPUT_TYPES if output_type == "all" else (output_type,)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from daskglm.design.contrasts import check_occurs, check_one_row, contrast_matrix
 from daskglm.design.formula import design_from_formula
 from daskglm.design.matrix import check_design, design_array
-from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError, option
+from daskglm.errors import ContrastError, DesignError, ImageError, ParameterError, check_choice, option
 from daskglm.graph.glm import contrast_maps, fewest, solve_moments, sum_moments
 from daskglm.graph.images import lazy_array
 from daskglm.graph.runs import solve_run, sum_blocks
@@ -356,8 +356,8 @@ def contrast_weights(
     ContrastError
         Where it is unknown, null or not estimable, or t with several rows.
     """
-    if stat_type not in (None, "t", "F"):
-        raise ContrastError(f"a contrast is of type 't' or 'F', but {stat_type!r} was asked for")
+    if stat_type is not None:
+        check_choice("the type of a contrast", stat_type, ("t", "F"), ContrastError)
     matrix = contrast_matrix(definition, columns, terms)
     check_occurs(matrix, columns, basis.row_space)
     if not is_estimable(matrix, basis):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from daskglm.design.matrix import check_design, design_array, make_second_level_design_matrix
-from daskglm.errors import ContrastError, DesignError, listing, nearest
+from daskglm.errors import ContrastError, DesignError, check_choice, listing, nearest
 from daskglm.graph.compute import compute
 from daskglm.graph.glm import fewest
 from daskglm.graph.samples import match_design, warn_of_repeats
@@ -315,11 +315,7 @@ class SecondLevelModel(VoxelwiseModel):
             progress=self.verbose > 0, **options,
         )  # fmt: skip
         images = permutation_images(maps, "contrast")
-        if output_type != "all" and output_type not in images:
-            raise ContrastError(
-                f"outputs of this test are {listing(images)} and all, but {output_type!r} was asked for"
-                f"{nearest(output_type, [*images, 'all'])}"
-            )
+        check_choice("output_type", output_type, (*images, "all"), ContrastError)
         return images if output_type == "all" else images[output_type]
 
     @property

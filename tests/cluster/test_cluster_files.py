@@ -147,7 +147,7 @@ def test_a_worker_decompresses_on_as_many_threads_as_it_has(content, threads, tm
 
 
 WRONG = [
-    ({"kind": "slrum"}, "kind is one of local, .*'slrum'"),
+    ({"kind": "slrum"}, "kind must be 'local', .*got 'slrum'"),
     ({"kind": "local", "optoins": {}}, "unknown key 'optoins'; did you mean 'options'"),
     ({"kind": "local", "workers": 3}, "unknown key 'workers'"),
     ({"kind": "local", "options": {"threads_per_wroker": 1}}, "did you mean 'threads_per_worker'"),

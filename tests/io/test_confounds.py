@@ -269,7 +269,7 @@ def test_parse():
         ("motoin=full", "'motoin'; did you mean 'motion'?. There are motion, wm_csf"),
         ("motion,", "named ''"),
         ("motion=", "this is 'motion='"),
-        ("motion=all", "motion is one of basic, power2, derivatives, full, but this is 'all'"),
+        ("motion=all", "motion must be 'basic', 'power2', 'derivatives' or 'full', got 'all'"),
         ("motion,motion=full", "motion has basic and full"),
         ("high_pass=128", "takes no value"),
         ("scrub=-1", "a whole number of at least 0, but this is '-1'"),

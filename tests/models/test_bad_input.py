@@ -206,7 +206,7 @@ def test_contrasts(cohort):
         model.compute_contrast([1, 0, 0, 0])
     with pytest.raises(ContrastError, match="several columns: age, male, intercept"):
         model.compute_contrast()
-    with pytest.raises(ContrastError, match="output_type is one of z_score"):
+    with pytest.raises(ContrastError, match="output_type must be 'z_score'"):
         model.compute_contrast("age", output_type="zscore")
     with pytest.raises(ContrastError, match="'t' or 'F'"):
         model.compute_contrast("age", second_level_stat_type="z")
