@@ -217,7 +217,7 @@ class VolumeSpace:
             )
         if not np.allclose(affine, self.affine, atol=_AFFINE_TOLERANCE, rtol=0):
             raise SpaceError(
-                f"all images share one affine, but that of {name} is {np.round(affine, 4).tolist()} where "
+                f"all images share one grid, but {name} has the affine {np.round(affine, 4).tolist()} where "
                 f"{np.round(self.affine, 4).tolist()} is due; resample it{_to_a_grid()}"
             )
 

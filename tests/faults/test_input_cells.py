@@ -122,7 +122,7 @@ FAULTS = {
         "offset": (absurd_offset, "infinity"),
     },
     "unreadable": {
-        "a folder": (folder_instead, "directory"),
+        "a folder": (folder_instead, "it is a folder"),
         "permission": (lambda path: path.chmod(0), "ermission"),
         "short .nii": (short, "promises 2,592 bytes"),
     },
