@@ -144,8 +144,7 @@ def test_missing_and_short_files(tmp_path):
 
 
 def test_mask(tmp_path):
-    grid = GRID.copy()
-    grid[grid < 0] = 0
+    grid = np.where(GRID < 0, 0, 3).astype(np.float32)
     grid[0, 0, 0] = np.nan
     _, mask = read_mask(write(tmp_path, grid))
     assert np.array_equal(mask, np.nan_to_num(grid) != 0)

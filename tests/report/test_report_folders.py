@@ -178,12 +178,15 @@ def test_in_a_browser(group, permuted_page, permuted):
     check_page(permuted / "report.html")
 
 
-def test_no_report_removes_an_old_one(group, common, tmp_path):
+def test_no_report_removes_an_old_one_of_ours(group, common, tmp_path):
     output = tmp_path / "out"
-    assert run("group", *common, "--output", output, "--no-report")[0] == 0
-    (output / "report.html").write_text("of before")
+    assert run("group", *common, "--output", output)[0] == 0
+    assert (output / "report.html").exists()
     assert run("group", *common, "--output", output, "--overwrite", "--no-report")[0] == 0
     assert not (output / "report.html").exists()
+    (output / "report.html").write_text("somebody's own")
+    assert run("group", *common, "--output", output, "--overwrite", "--no-report")[0] == 0
+    assert (output / "report.html").read_text() == "somebody's own"
 
 
 def test_an_analysis_outlives_its_report(common, tmp_path, monkeypatch):
