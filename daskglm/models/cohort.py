@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import OutputError, listing
+from daskglm.errors import OutputError, listing, option
 from daskglm.graph.cohort import run_cohort
 from daskglm.graph.compute import cluster_description
 from daskglm.graph.planning import machine
@@ -272,7 +272,8 @@ def _analyse(
             result.notes += notes + more
         else:
             result.notes.append(
-                "no group store: it is made when all subjects are asked for, or with --group-stores (group_stores=True)"
+                "no group store: it is made when all subjects are asked for, or with "
+                + option("group_stores=True", "--group-stores")
             )
         for contrast in plan.contrasts:
             receipt, key = result.picture(contrast)

@@ -44,6 +44,7 @@ def warn_of_times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float 
     stacklevel : int
         As of :func:`warnings.warn`.
     """
+    runs = [run for run in runs if not run.fault]  # what is wrong with the others is told as such
     unknown = [run.name for run in runs if t_r is None and run.t_r is None]
     if unknown:
         warnings.warn(
@@ -52,7 +53,7 @@ def warn_of_times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float 
             RuntimeWarning,
             stacklevel=stacklevel,
         )
-    for message in _messages([run for run in runs if not run.fault], t_r, slice_time_ref):
+    for message in _messages(runs, t_r, slice_time_ref):
         warnings.warn(message, UserWarning, stacklevel=stacklevel)
 
 
