@@ -59,7 +59,7 @@ def test_height_control():
     from daskglm.errors import ParameterError
     from daskglm.inference.thresholding import check_parameters
 
-    with pytest.raises(ParameterError, match=r"it is 'bonferoni'; did you mean 'bonferroni'\?"):
+    with pytest.raises(ParameterError, match=r"got 'bonferoni'; did you mean 'bonferroni'\?"):
         check_parameters(0.05, None, "bonferoni", 0, True)
 
 
