@@ -43,6 +43,31 @@ def corrected_p(stats: Array, maxima: Array, tail: bool = False) -> Array:
     return p
 
 
+def critical_value(maxima: Array, alpha: float) -> float:
+    """What a statistic has to exceed for a corrected p of at most alpha.
+
+    Parameters
+    ----------
+    maxima : (m,) float64
+        As for :func:`corrected_p`.
+    alpha : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    float
+        The largest of the maxima whose own corrected p is above `alpha`; infinite where 1 / (1 + m) is.
+
+    Examples
+    --------
+    >>> critical_value(np.arange(1.0, 20.0), 0.05), critical_value(np.arange(1.0, 20.0), 0.01)
+    (19.0, inf)
+    """
+    # Rounding of the product must not cost a rearrangement.
+    may_reach = int(np.floor(alpha * (1 + maxima.size) + 1e-9)) - 1
+    return float(np.sort(maxima)[maxima.size - 1 - may_reach]) if 0 <= may_reach < maxima.size else np.inf
+
+
 def tie_level(stats: NDArray[np.floating]) -> NDArray[np.floating]:
     """What reaches a statistic, or equals it but for rounding.
 

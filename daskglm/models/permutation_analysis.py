@@ -1,7 +1,6 @@
 """A whole permutation analysis: images and a table in, a folder of corrected maps out."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
 from daskglm.design.matrix import check_design
 from daskglm.inference.permutation import permutation_test
@@ -24,6 +22,7 @@ from daskglm.io.journal import running
 from daskglm.io.permutations import claim_units, count_units
 from daskglm.io.provenance import stage
 from daskglm.io.results import PROVENANCE, prepare_output, sweep, write_results
+from daskglm.kernels.null import critical_value
 from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
 from daskglm.models.doubts import warn_of_doubts
 from daskglm.models.functional import design_of_formula
@@ -247,17 +246,10 @@ def _thresholds(maps: xr.Dataset) -> pd.DataFrame:
                 label, shown = f"{label}, scaled", "scaled_stat"
             values = chosen[shown].values
             observed = np.fmax.reduce(np.abs(values) if chosen["two_sided"] else values)
-            level = _critical(chosen[null].values, bool(maps.attrs["exhaustive"]))
+            level = critical_value(chosen[null].values, _ALPHA)
             rows.append((str(name), label, level, observed, np.fmin.reduce(p), int((p <= _ALPHA).sum())))
     columns = ["contrast", "statistic", "threshold", "observed_maximum", "smallest_p", "voxels"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _critical(null: NDArray[np.floating], exhaustive: bool) -> float:
-    """The largest value whose corrected p, as it is counted, is above 5%; infinite where every p is."""
-    own = 0 if exhaustive else 1  # the data themselves count, and are among all rearrangements
-    may_reach = math.floor(_ALPHA * (null.size + own) + 1e-9) - own
-    return float(np.sort(null)[null.size - 1 - may_reach]) if may_reach >= 0 else math.inf
 
 
 def _nulls(maps: xr.Dataset, labels: Mapping[str, str]) -> dict[str, pd.DataFrame]:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from daskglm.errors import ContrastError, ImageError, ParameterError, listing
 from daskglm.inference.thresholding import analysed_map, check_number
+from daskglm.kernels.null import corrected_p, critical_value
 from daskglm.plotting.canvas import BLUE, GREY, ORANGE, RED, axes_for, finish
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def plot_null(
     statistic : {"stat", "tfce", "size", "mass"}
         Which of its nulls, and the unit on the axis.
     alpha : float
-        The threshold is the value that this share of the null reaches.
+        The threshold is what a statistic has to exceed for a corrected p of at most this.
     axes : Axes, optional
         Where to draw.
     title : str, optional
@@ -125,12 +126,13 @@ def plot_null(
     values = values[np.isfinite(values)]
     if not values.size:
         raise ParameterError("a null distribution has at least one finite number, but this has none")
-    limit = float(np.quantile(values, 1 - alpha, method="higher"))
+    limit = critical_value(values, alpha)
     axes = axes_for(axes)
     axes.hist(values, bins=_bins(values), color=GREY, alpha=0.6, label=f"{values.size:,} rearrangements")
-    axes.axvline(limit, color=RED, linestyle="--", label=f"{limit:.4g}: {100 * alpha:g}% of them reach it")
+    if np.isfinite(limit):
+        axes.axvline(limit, color=RED, linestyle="--", label=f"{limit:.4g}: more is a corrected p of {100 * alpha:g}%")
     if observed is not None:
-        p = (1 + int((values >= observed - 1e-5 * abs(observed)).sum())) / (1 + values.size)
+        p = float(corrected_p(np.array([observed], dtype=np.float64), values)[0])
         axes.axvline(observed, color=BLUE, linewidth=2.5, label=f"{observed:.4g}: largest of the data, p = {p:.3g}")
     axes.set(xlabel=f"Largest statistic of a map ({label})", ylabel="Rearrangements")
     finish(axes, title or "Null distribution", output_file)

@@ -50,7 +50,7 @@ class Null:
     values : (R,) array
         Largest statistic of each rearrangement.
     threshold, observed, p : float
-        What 5% of them reach, the largest observed, its corrected p.
+        What the data have to exceed for a corrected p of 5%, the largest observed, its corrected p.
     voxels : int
         Voxels with corrected p of at most 0.05.
     """

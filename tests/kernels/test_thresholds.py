@@ -13,6 +13,7 @@ from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
 from daskglm.kernels.clusters_table import cluster_peaks, large, rank_clusters
+from daskglm.kernels.null import critical_value
 from daskglm.kernels.thresholds import fdr_threshold, hommel_value, true_positive_fractions, z_threshold
 
 seeds = st.integers(0, 2**32 - 1)
@@ -149,3 +150,12 @@ def test_a_ring_has_its_peak_on_itself() -> None:
     (found,) = cluster_peaks(grid, (grid > 0).astype(np.int32), np.eye(4), 8.0, 4)
     assert found[1].tolist() == [2.0]
     assert grid[tuple(found[0][0])] == 2.0
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60), st.sampled_from([0.001, 0.01, 0.05, 0.1, 0.2, 0.5]))
+def test_more_than_the_critical_value_is_a_corrected_p_of_alpha(maxima, alpha):
+    """By counting, whatever is tied, and however few rearrangements there are (all 35 of 4 and 3 subjects: 34)."""
+    maxima = np.array(maxima, dtype=np.float64)
+    stats = np.unique(np.concatenate([maxima, maxima + 0.5, [-1.0]]))
+    by_hand = (1 + (maxima >= stats[:, None]).sum(axis=1)) / (1 + maxima.size)
+    np.testing.assert_array_equal(stats > critical_value(maxima, alpha), by_hand <= alpha + 1e-12)

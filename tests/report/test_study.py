@@ -186,7 +186,7 @@ def test_what_is_no_result_is_refused(results, tmp_path):
     output = str(tmp_path / "study.html")
     with pytest.raises(ParameterError, match="none was given; name one or more"):
         study_report([], output)
-    with pytest.raises(ParameterError, match=r"has no provenance\.json .*give the --output of daskglm group"):
+    with pytest.raises(ParameterError, match=r"has no provenance\.json .*give the output of daskglm group"):
         study_report([str(results / "first"), str(results / "maps")], output)
     (tmp_path / "odd").mkdir()
     for text in ("{", "[]", '{"parameters": {}}', '{"parameters": {"contrasts": {}}, "samples": 3, "files": []}'):
