@@ -106,4 +106,4 @@ def test_a_plan_starts_nothing_elsewhere(cohort, tmp_path, monkeypatch, kind):
     (tmp_path / "cluster.yaml").write_text(ELSEWHERE[kind][0].replace("memory: ", "memory: x"))
     if kind == "slurm":
         status, text = run("plan", *given)
-        assert (status, "but cannot: Could not interpret 'x16'" in text) == (2, True), text
+        assert (status, "cannot be used: Could not interpret 'x16'" in text) == (2, True), text
