@@ -59,7 +59,7 @@ def scheduler_time(n_tasks: int) -> tuple[float, int]:
     data = da.map_blocks(
         lambda block_info=None: np.ones((4, 1), np.float32), chunks=((4,) * side, (1,) * side), dtype=np.float32
     )
-    (lazy,) = dask.optimize(solve_moments(sum_moments(data, basis, design), 1))
+    (lazy,) = dask.optimize(solve_moments(sum_moments(data, basis, design), 1, data.dtype))
     count = len(dict(lazy.__dask_graph__()))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,

@@ -237,7 +237,7 @@ def test_tasks_of_the_second_level_have_names(cohort, tmp_path):
         maps = daskglm.compute_contrasts(fit, {"age": "age", "both": "age, male"})
         assert understandable(names_of(fit) | names_of(maps))
         design = cohort.design.to_numpy()
-        solution = solve_moments(sum_moments(data, orthonormal_basis(design), design), 3)
+        solution = solve_moments(sum_moments(data, orthonormal_basis(design), design), 3, data.dtype)
         for optimized in (True, False):
             found = names_of(solution, coverage(data), optimized=optimized)
             assert "sum-moments" in found
@@ -297,7 +297,11 @@ def test_keys_differ_by_contents_and_agree_where_those_do(cohort):
     def keys(mask=None, scale=1.0):
         data = lazy_array(load_images(cohort.paths, Options(mask_img=mask)).images["data"])
         return set(
-            dict(solve_moments(sum_moments(data, orthonormal_basis(design), scale * design), 3).__dask_graph__())
+            dict(
+                solve_moments(
+                    sum_moments(data, orthonormal_basis(design), scale * design), 3, data.dtype
+                ).__dask_graph__()
+            )
         )
 
     def common(some, others):
