@@ -17,6 +17,7 @@ ID_COLUMNS = ("participant_id", "subject_label")
 _SESSION_COLUMNS, _RUN_COLUMNS = ("session_id", "ses", "session"), ("run_id", "run")
 # Of BIDS; plus signs are in labels of newer datasets.
 _ENTITY = re.compile(r"(?:^|[_/\\])(sub|ses|run)-([A-Za-z0-9+]+)(?=[_/\\.]|\Z)")
+_SESSION_OR_RUN = re.compile(r"(^|_)(ses|run)-[A-Za-z0-9+]+")
 _HEAD = 4
 
 Key = tuple[str, ...]
@@ -191,28 +192,30 @@ def id_index(table: pd.DataFrame) -> pd.Index | None:
     return pd.MultiIndex.from_arrays(list(levels.values()), names=list(levels))
 
 
-def samples_of(ids: Sequence[str], names: Sequence[str]) -> list[list[int]]:
+def samples_of(ids: Sequence[str], names: Sequence[str] | pd.Index) -> list[list[int]]:
     """Samples of some ids: of a subject, or of one session or run of it, by the rules of :func:`match_rows`.
 
     Parameters
     ----------
     ids : sequence of m str
         Ids.
-    names : sequence of n str
-        Names of samples.
+    names : Index or sequence of n str
+        Names of samples, or a MultiIndex of subjects, sessions, runs.
 
     Returns
     -------
     list of m lists of int
         Positions of the samples; empty where there is none.
     """
-    wanted, samples = _comparable([_parts(item, ()) for item in ids], [_parts(name, ()) for name in names])
+    levels = names.names if isinstance(names, pd.MultiIndex) else ()
+    wanted, samples = _comparable([_parts(item, ()) for item in ids], [_parts(name, levels) for name in names])
     of_subject: dict[str, list[int]] = defaultdict(list)
-    for place, (subject, *_) in enumerate(samples):
+    by_name: dict[str, list[int]] = defaultdict(list)
+    for place, (name, (subject, *_)) in enumerate(zip(names, samples, strict=True)):
         of_subject[subject].append(place)
-    by_name = {_bare(name): place for place, name in enumerate(names)}
+        by_name[_bare(name)].append(place)
     return [
-        [by_name[_bare(item)]] if _bare(item) in by_name else [
+        by_name[_bare(item)] if _bare(item) in by_name else [
             place for place in of_subject.get(key[0], [])
             if all(x in ("", y) for x, y in zip(key[1:], samples[place][1:], strict=True))
         ]
@@ -274,7 +277,7 @@ def _parts(label: Any, levels: Sequence[Any]) -> Key:
     text = label_text(label)
     found = dict(_ENTITY.findall(text))
     # Without the prefix of BIDS the subject is what is left.
-    subject = found.get("sub") or re.sub(r"(^|_)(ses|run)-[A-Za-z0-9+]+", "", _bare(text)) or _bare(text)
+    subject = found.get("sub") or _SESSION_OR_RUN.sub("", _bare(text)) or _bare(text)
     return subject, found.get("ses", ""), found.get("run", "")
 
 
@@ -335,7 +338,7 @@ def _found_in_paths(index: pd.Index, paths: Sequence[str]) -> NDArray[np.intp] |
     known = {_number(text) if as_number else text for text in subjects}
     folders = [re.split(r"[/\\]", path)[::-1] for path in map(str, paths)]
     for level in range(min(map(len, folders), default=0)):
-        found = [_ids_in(names[level], known, as_number) for names in folders]
+        found = [_ids_in(_SESSION_OR_RUN.sub("", names[level]), known, as_number) for names in folders]
         if not all(len(ids) == 1 for ids in found):
             continue
         samples = [(next(iter(ids)), *_entities(path)) for ids, path in zip(found, paths, strict=True)]

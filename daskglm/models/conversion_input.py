@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from daskglm.design.matching import subject_of
+from daskglm.design.matching import samples_of, subject_of
 from daskglm.errors import ImageError, StoreError, listing, option
 from daskglm.graph.images import Preparation, raise_faults, scan_headers
 from daskglm.graph.samples import match_table, samples_of_files
@@ -108,8 +108,12 @@ def participant_rows(participants: Any, samples: xr.Dataset, stored: StoredSampl
     if table is None:
         return None
     table = match_table(table, samples, also_allowed=before - {*names, ""})
-    # Where subjects repeat a sample is not named like its subject.
-    return table if table["participant_id"].duplicated().any() else table.drop(columns="participant_id")
+    if stored.names and not table["participant_id"].duplicated().any():
+        named = "participant_id" not in stored.columns
+    else:
+        named = samples_of(list(table["participant_id"]), names) == [[place] for place in range(len(names))]
+    # Ids are kept where samples are not named like their subjects.
+    return table.drop(columns="participant_id") if named else table
 
 
 def already_stored(

@@ -78,10 +78,10 @@ def selection(
         left_out, unknown = _excluded(ids, samples)
         table = pd.DataFrame()
         met = missing = np.ones(0, dtype=bool)
-        if where is not None or na == "drop" or (unknown and participants is not None):
+        if where is not None or na == "drop" or unknown:
             table, met, missing = _rows_and_condition(participants, where, _without(samples, left_out))
             # Names of files are not always those of subjects.
-            more = samples_of(unknown, [str(name) for name in table["participant_id"]])
+            more = samples_of(unknown, id_index(table))
             left_out |= {table.index[row]: "excluded" for rows in more for row in rows}
             unknown = [name for name, rows in zip(unknown, more, strict=True) if not rows]
             keep = [name not in left_out for name in table.index]

@@ -84,6 +84,39 @@ def test_exclude_and_where(folder, listed):
     assert "no image is excluded by" in text
 
 
+@pytest.mark.parametrize("who", ["sub-07", "7", "sub-07_ses-2"])
+@pytest.mark.parametrize("images", ["files", "store"])
+def test_exclude_by_ids_of_the_table_where_files_are_named_otherwise(folder, who, images):
+    """A subject with all its sessions, or one of them: names of these files are not those of their subjects."""
+    table = pd.concat([TABLE.assign(session_id=f"ses-{s}", visit=s) for s in (1, 2)], ignore_index=True)
+    y = RNG.standard_normal((2 * N, 4, 4, 3))
+    for values, subject, session in zip(y, table["participant_id"], table["session_id"], strict=True):
+        nib.Nifti1Image(values, AFFINE).to_filename(f"{subject}_{session}_con.nii")
+    table.sample(frac=1, random_state=1).to_csv("long.tsv", sep="\t", index=False)
+    given, more = "*_ses-*_con.nii", ("--participants", "long.tsv", "--quiet")
+    if images == "store":
+        assert run("convert", given, *more, "--output", "long.zarr")[0] == 0
+        given, more = "long.zarr", ("--quiet",)
+    status, text = run("group", given, *more, "--exclude", who, "--formula", "~ age + C(visit)", "--contrast", "age",
+                       "--output", "out")  # fmt: skip
+    keep = (table["participant_id"] != 7) | ("ses" in who) & (table["visit"] == 1)
+    assert (status, f"{keep.sum()} images, 3 regressors" in text) == (0, True), text
+    fitted = smf.ols("y ~ age + C(visit)", table.assign(y=y[:, 1, 2, 1])[keep]).fit()
+    assert t_at_a_voxel("out", "age") == pytest.approx(fitted.tvalues["age"], abs=1e-5)
+
+
+def test_a_store_keeps_the_ids_of_subjects_after_whom_its_files_are_not_named(folder):
+    for number, values in zip(TABLE["participant_id"], DATA, strict=True):
+        nib.Nifti1Image(values, AFFINE).to_filename(f"P{number}_con.nii")
+    TABLE.assign(participant_id="P" + TABLE["participant_id"].astype(str)).to_csv("p.tsv", sep="\t", index=False)
+    for files in (["P1_con.nii", "P2_con.nii", "P3_con.nii"], ["P*_con.nii"]):
+        assert run("convert", *files, *MODEL, "--output", "a.zarr")[0] == 0
+    status, text = run("group", "a.zarr", "--exclude", "P3", "--formula", "~ age", "--contrast", "age", "--output", "g")
+    assert (status, "1 of 14 images left out: excluded: P3_con" in text) == (0, True), text
+    keep = TABLE["participant_id"] != 3
+    assert t_at_a_voxel("g", "age") == pytest.approx(expected("~ age", keep, "age"), abs=1e-5)
+
+
 def test_the_same_through_every_command(folder):
     """A store of whom is left, a plan, a model.yaml, a permutation test, and its continuation, agree."""
     status, text = run("convert", "*_con.nii", *MODEL, "--exclude", "1", "--where", "site in ['x', 'y']",
