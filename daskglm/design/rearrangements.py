@@ -172,9 +172,10 @@ def plan_rearrangements(
     wanted = int(n_perm)
     exhaustive = distinct - 1 <= wanted
     if exhaustive:
+        more = f" instead of {wanted}" if wanted >= distinct else ""
         warnings.warn(
             f"there are {distinct} distinct rearrangements, of which one is the data as they are: all {distinct - 1} "
-            f"others are done instead of {wanted}; the smallest p is {1 / distinct:.3g}",
+            f"others are done{more}; the smallest p is {1 / distinct:.3g}",
             stacklevel=3,
         )
     return Rearrangements(len(design), groups, kind, labels, seed, exhaustive, min(wanted, distinct - 1))

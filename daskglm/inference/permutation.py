@@ -215,9 +215,8 @@ def _with_scale(tests: dict[str, Test], seen: Observed) -> dict[str, Test]:
             f"no voxel can be tested: the best has {seen.count.max(initial=0)} images; check that the images are "
             f"finite and vary, or lower {option('min_coverage', '--min-coverage')}"
         )
-    uneven = bool((seen.count[tested] < seen.count.max()).any())
     n_rows = len(next(iter(tests.values())).parts.tested)
-    uneven |= bool((seen.count[tested] < n_rows).any())
+    uneven = bool((seen.count[tested] < n_rows).any())
     return {name: replace(test, uneven=uneven) for name, test in tests.items()}
 
 

@@ -97,6 +97,17 @@ def test_whole_blocks_keep_their_order():
         assert len(set(signs[:3])) == len(set(signs[3:6])) == len(set(signs[6:])) == 1
 
 
+def test_whole_blocks_are_drawn_as_wholes():
+    whole = np.repeat(np.arange(10), 2)
+    found = plan(np.arange(20), 50, "both", whole=whole, seed=2)
+    assert not found.exhaustive
+    index, sign = (part.reshape(50, 10, 2) for part in found.take(0, 50))
+    assert (index[:, :, 1] == index[:, :, 0] + 1).all()
+    assert (index[:, :, 0] % 2 == 0).all()
+    assert (sign[:, :, 0] == sign[:, :, 1]).all()
+    assert len(np.unique(sign.sum(axis=(1, 2)))) > 3
+
+
 @pytest.mark.parametrize("blocks", [{}, {"within": list("aabbbccc")}, {"whole": list("aabbccdd")}])
 def test_invariant_vectors_do_not_change(blocks):
     found = plan(np.arange(8), 20, **blocks)
@@ -111,6 +122,24 @@ def test_invariant_vectors_do_not_change(blocks):
 def test_fewer_than_asked_for_are_told():
     with pytest.warns(UserWarning, match=r"70 distinct .* all 69 others .* instead of 100; the smallest p is 0.0143"):
         plan_rearrangements([0, 0, 0, 0, 1, 1, 1, 1], 100)
+
+
+@pytest.mark.parametrize(
+    ("rows", "named", "distinct"),
+    [
+        ([0, 0, 0, 1, 1, 1], {}, comb(6, 3)),
+        (np.arange(4), {"kind": "both"}, factorial(4) * 2**4),
+        (np.ones(6), {"kind": "sign_flip"}, 2**6),
+        (np.arange(6), {"within": list("aaabbb")}, 36),
+    ],
+)
+def test_all_are_done_where_as_many_are_asked_for_as_there_are_others(rows, named, distinct):
+    with pytest.warns(UserWarning, match=rf"all {distinct - 1} others are done; the smallest p is {1 / distinct:.3g}"):
+        found = plan_rearrangements(rows, distinct - 1, **named)
+    assert (found.exhaustive, found.count) == (True, distinct - 1)
+    assert len({row.tobytes() for row in np.hstack(found.take(0, found.count))}) == distinct - 1
+    fewer = plan_rearrangements(rows, distinct - 2, **named)
+    assert (fewer.exhaustive, fewer.count) == (False, distinct - 2)
 
 
 @pytest.mark.parametrize(

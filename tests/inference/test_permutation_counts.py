@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from nibabel import Nifti1Image
-from scipy import stats
+from scipy import ndimage, stats
 
 from daskglm import SecondLevelModel, VolumeSpace, compute_contrasts, fit_glm, images_dataset, permutation_test
 
@@ -389,6 +389,48 @@ def test_groups_with_variances_of_their_own_equal_palm(kind, is_f, two_sided):
     expected = (z.max(axis=1)[:, None] >= level).mean(axis=0)
     np.testing.assert_allclose(p_of(found, "logp_max_stat"), expected, rtol=1e-12)
     np.testing.assert_allclose(np.sort(found["h0_max_stat"].values[0]), np.sort(z[1:].max(axis=1)), rtol=1e-7)
+
+
+@pytest.mark.parametrize(("contrast", "two_sided"), [("a - b", True), ("a - b", False), ("a - b, c", True)])
+def test_clusters_with_variance_groups_are_of_z_above_that_of_p(contrast, two_sided):
+    """Labelled by SciPy: v is compared as z of t, on both sides, and G as z of the upper tail of F."""
+    rng = np.random.default_rng(8)
+    groups = np.repeat([0, 1], [4, 5])
+    design = pd.DataFrame({"a": groups == 0, "b": groups == 1, "c": rng.standard_normal(9)}).astype(float)
+    values = noise(9, 2) * np.where(groups == 0, 4, 1)[:, None]
+    flips = {"rearrangement": "sign_flip", "variance_groups": groups, "n_perm": 20, "two_sided": two_sided}
+    found = run(values, design, contrast, threshold=0.4, **flips)
+    z = found["scaled_stat"].values[0].reshape(SHAPE, order="F")
+    both = two_sided and "," not in contrast
+    height, expected = stats.norm.isf(0.2 if both else 0.4), np.zeros(SHAPE)
+    for sign in (1, -1) if both else (1,):
+        labels, count = ndimage.label(sign * z > height)
+        for label in range(1, count + 1):
+            expected[labels == label] = (labels == label).sum()
+    assert len(np.unique(expected)) > 3  # clusters of several sizes
+    np.testing.assert_array_equal(found["size"].values[0], expected.ravel(order="F"))
+
+
+def test_contrasts_with_variance_groups_are_corrected_together_by_their_p():
+    rng = np.random.default_rng(8)
+    groups = np.repeat([0, 1], [4, 5])
+    design = pd.DataFrame({"a": groups == 0, "b": groups == 1, "c": rng.standard_normal(9)}).astype(float)
+    values = noise(9, 2) * np.where(groups == 0, 4, 1)[:, None] + 0.7 * groups[:, None]
+    contrasts = {"v": "a - b", "G": "a - b, c"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = permutation_test(
+            images(values), design, contrasts, n_perm=300, rearrangement="sign_flip", variance_groups=groups, n_jobs=1
+        )
+    # z of v has two sides, z of G is that of its upper tail.
+    z, null = (
+        [stats.norm.isf(2 * stats.norm.sf(np.abs(found[name].values[0]))), found[name].values[1]]
+        for name in ("scaled_stat", "h0_max_stat")
+    )
+    top = np.maximum(*null)
+    for number in range(2):
+        expected = (1 + (top[:, None] >= z[number] - 1e-7 * (1 + np.abs(z[number]))).sum(axis=0)) / 301
+        np.testing.assert_allclose(10 ** -found["logp_across_stat"].values[number], expected, rtol=1e-9)
 
 
 def test_groups_of_four_of_every_exchange_are_found():
