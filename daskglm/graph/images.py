@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from daskglm.errors import CorruptImageError, ImageError, MissingDependencyError, SpaceError, listing
 from daskglm.graph.compute import shared
@@ -475,10 +476,20 @@ def _resample(
     values: NDArray[Any], shape: tuple[int, ...], affine: NDArray[np.float64], how: Preparation
 ) -> NDArray[Any]:
     """Resample each volume as nilearn's maskers do; voxels without data, or outside its grid, are missing."""
-    resampled = _on_grid(values, shape, affine, how, "continuous")
     seen = np.isfinite(values) & (values != 0 if how.missing_zero else True)
+    filled = np.stack([_filled(*pair, shape[:3]) for pair in zip(values, seen, strict=True)])
+    resampled = _on_grid(filled, shape, affine, how, "continuous")
     resampled[_on_grid(seen.astype(np.float32), shape, affine, how) == 0] = np.nan
     return resampled
+
+
+def _filled(row: NDArray[Any], seen: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[Any]:
+    """A volume whose missing voxels have the value of the nearest: splines reach beyond the voxels about a point."""
+    if seen.all() or not seen.any():
+        return row
+    gaps = ~seen.reshape(shape, order="F")
+    nearest = distance_transform_edt(gaps, return_distances=False, return_indices=True)
+    return row.reshape(shape, order="F")[tuple(nearest)].ravel(order="F")
 
 
 def _on_grid(

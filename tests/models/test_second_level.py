@@ -328,6 +328,26 @@ def test_resampling_equals_nilearn(cohort):
     assert_same(ours.compute_contrast("age"), theirs.compute_contrast("age"), mask, "resampled")
 
 
+@pytest.mark.parametrize("absent", [np.nan, 0.0])
+def test_resampling_beside_missing_voxels(absent):
+    """Voxels beside a gap have nearly the value that nilearn gives them in the whole image, not one nearer to 0."""
+    rng, grid = np.random.default_rng(0), {"target_affine": np.diag([3.0, 3, 3, 1]), "target_shape": (8, 8, 8)}
+    whole = 100 + rng.standard_normal((3, 12, 12, 12))
+    values = whole.copy()
+    values[1, 4:9, 4:9, 4:9] = absent
+    images, complete = ([nib.Nifti1Image(y, np.diag([2.0, 2, 2, 1])) for y in ys] for ys in (values, whole))
+    model = SecondLevelModel(mask_img=False, missing="zero", min_coverage=0.9, **grid)
+    found = model.fit(images, design_matrix=pd.DataFrame({"intercept": np.ones(3)})).compute_contrast(
+        "intercept", output_type="effect_size"
+    )
+    expected = np.mean([resample_img(image, **grid, force_resample=True).get_fdata() for image in complete], axis=0)
+    inside = np.zeros((8, 8, 8), dtype=bool)
+    inside[1:7, 1:7, 1:7] = True  # the grid of the images, less a voxel
+    error = (found.get_fdata() - expected)[inside]
+    assert np.isnan(error).sum() == 27
+    assert np.nanmax(np.abs(error)) < 0.05
+
+
 def test_masks(cohort, tmp_path):
     path = str(tmp_path / "mask.nii.gz")
     cohort.mask_img.to_filename(path)
