@@ -1,6 +1,6 @@
-"""Every error daskglm raises on purpose.
+"""Every error daskglm raises on purpose, and the warnings that have a class of their own.
 
-Each class is also the builtin a caller would expect, so ``except ValueError`` keeps working.
+Each class is also the builtin a caller would expect, from Python or nilearn, so ``except ValueError`` keeps working.
 A message gives the rule, the values that broke it, and the remedy.
 """
 
@@ -20,6 +20,10 @@ class DesignError(DaskGLMError, ValueError):
     """The design matrix, the participants table or the formula cannot be used."""
 
 
+class RegressorError(DesignError, AssertionError):
+    """Additional regressors have another number of rows than there are scans; nilearn asserts that."""
+
+
 class ContrastError(DaskGLMError, ValueError):
     """A contrast is unknown, malformed, null or not estimable."""
 
@@ -34,6 +38,10 @@ class ImageError(DaskGLMError, ValueError):
 
 class NothingToTestError(ImageError):
     """No voxel of the images varies beside what the design explains."""
+
+
+class NoRunError(ImageError, RuntimeError):
+    """A dataset has no subject, or no run that was asked for."""
 
 
 class SpaceError(ImageError):
@@ -64,6 +72,10 @@ class ParameterTypeError(ParameterError, TypeError):
     """A parameter is of a type that it cannot have."""
 
 
+class UnknownParameterError(ParameterTypeError, RuntimeError):
+    """A function has no parameter of a name that was given."""
+
+
 class OutputError(DaskGLMError, OSError):
     """An output folder cannot be written or already holds results."""
 
@@ -86,6 +98,10 @@ class StorageError(DaskGLMError, OSError):
 
 class MissingDependencyError(DaskGLMError, ImportError):
     """An optional dependency is needed and absent."""
+
+
+class MetadataWarning(UserWarning, RuntimeWarning):
+    """Metadata of a dataset do not say what is needed, say it elsewhere, or say something else."""
 
 
 def listing(items: Iterable[object], limit: int = 8) -> str:

@@ -14,7 +14,7 @@ from daskglm.design.drifts import drift_matrix
 from daskglm.design.events import check_events, events_table
 from daskglm.design.hrf import HRFModel, regressor_names
 from daskglm.design.regressors import IMPULSES, check_frame_times, convolve, outside, outside_messages
-from daskglm.errors import DesignError, ParameterError, check_choice, listing
+from daskglm.errors import DesignError, ParameterError, RegressorError, check_choice, listing
 
 Array = NDArray[np.float64]
 Modulators = Literal["raw", "centered", "orthogonalized"]
@@ -308,7 +308,7 @@ def _additional(add_regs: Any, names: Sequence[str] | None, n_scans: int) -> tup
             raise DesignError(f"add_regs has one row a scan and one column a regressor, but its shape is {array.shape}")
         values = _matrix(pd.DataFrame(array[:, None] if array.ndim == 1 else array), "add_regs")
     if len(values) != n_scans:
-        raise DesignError(
+        raise RegressorError(
             f"additional regressors have one row a scan, but add_regs has {len(values)} rows and there are {n_scans} "
             "scans; add or drop rows"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from daskglm.errors import DesignError, ImageError, ParameterError, listing, nearest
+from daskglm.errors import DesignError, ImageError, NoRunError, ParameterError, listing, nearest
 from daskglm.io.bids_belongings import beside, inherited, seconds, truth
 from daskglm.io.bids_tree import (
     FILTER_ENTITIES,
@@ -44,6 +44,8 @@ class Run:
         The tables of confounds, and of the raw dataset's events, the nearest that applies (BIDS inheritance).
     t_r : float or None
         RepetitionTime in seconds: of the derivative's JSON files, else of the raw dataset's.
+    raw_t_r : bool
+        Whether it is that of the raw dataset.
     start_time : float or None
         StartTime in seconds, of the derivative's JSON files.
     slice_timing_corrected : bool or None
@@ -59,6 +61,7 @@ class Run:
     confounds: str | None = None
     events: str | None = None
     t_r: float | None = None
+    raw_t_r: bool = False
     start_time: float | None = None
     slice_timing_corrected: bool | None = None
     fault: str | None = None
@@ -109,7 +112,7 @@ def find_runs(
     ParameterError
         Where a subject, session or entity is unknown, or the task or space has to be named.
     ImageError
-        Where there is no run, or several files are left of one.
+        Where several files are left of a run; NoRunError where there is none.
 
     Warns
     -----
@@ -159,7 +162,7 @@ def _pipelines(tree: Tree, root: str, derivatives: str) -> list[str]:
     inside = [os.path.join(derivatives, name) for name in tree.folders(derivatives) if not name.startswith("sub-")]
     found = [folder for folder in [derivatives, *inside] if tree.subjects(folder)]
     if not found:
-        raise ImageError(
+        raise NoRunError(
             f"derivatives have folders sub-<label>, but neither {derivatives} nor a folder in it does; give the "
             f"folder of preprocessed data{_as_derivatives(_elsewhere(tree, derivatives, found, lambda _: True))}"
         )
@@ -301,7 +304,7 @@ def _nothing_found(
     missing: Sequence[str],
     misnamed: Sequence[str],
     elsewhere: Sequence[str],
-) -> ImageError:
+) -> NoRunError:
     looked = ", ".join(f"{key}-{'|'.join(sorted(texts)) or '(none)'}" for key, texts in wanted)
     who = f" of sub-{listing(missing)}" if missing else ""
     found = ", ".join(
@@ -313,7 +316,7 @@ def _nothing_found(
     remedy = "name what exists" + "".join(dict.fromkeys(near))
     if elsewhere:
         remedy = f"there are some in {listing(elsewhere, 3)}: give such a folder{_as_derivatives(elsewhere)}"
-    return ImageError(
+    return NoRunError(
         f"no BOLD image{who}{' with ' if looked else ''}{looked} (.nii, .nii.gz) is in the func folders of "
         f"{listing(pipelines)}; found there: {found}{hint}; {remedy}"
     )
@@ -330,7 +333,8 @@ def _run(tree: Tree, root: str, file: File) -> Run:
     events = _tried(lambda: next(inherited(tree, root, entities, "events", ".tsv"), None), faults)
     own = _tried(lambda: list(inherited(tree, file.pipeline, entities, "bold", ".json")), faults) or []
     t_r = _tried(lambda: seconds(tree, own, "RepetitionTime"), faults)
-    if t_r is None:
+    silent = t_r is None
+    if silent:
         t_r = _tried(lambda: seconds(tree, inherited(tree, root, entities, "bold", ".json"), "RepetitionTime"), faults)
     start_time = _tried(lambda: seconds(tree, own, "StartTime"), faults)
     corrected = _tried(lambda: truth(tree, own, "SliceTimingCorrected"), faults)
@@ -349,6 +353,7 @@ def _run(tree: Tree, root: str, file: File) -> Run:
         confounds=beside(confounds, entities, tuple(k for k in VARIANTS if k != "echo"), ("echo",)),
         events=events,
         t_r=t_r,
+        raw_t_r=silent and t_r is not None,
         start_time=start_time,
         slice_timing_corrected=corrected,
         fault="; also, ".join(dict.fromkeys(faults)) or None,

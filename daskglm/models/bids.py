@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from types import NoneType
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from daskglm.errors import ImageError, ParameterError, ParameterTypeError, listing, nearest
+from daskglm.errors import ImageError, ParameterError, ParameterTypeError, UnknownParameterError, listing, nearest
 from daskglm.io.bids import Run, find_runs
 from daskglm.io.confounds import load_confounds, read_events
 from daskglm.io.nifti import read_header, read_mask
@@ -76,7 +76,8 @@ def first_level_from_bids(
     **parameters
         Parameters of :class:`FirstLevelModel`, and those of nilearn's ``load_confounds`` with the prefix
         ``confounds_``, as in ``confounds_strategy=("motion", "scrub")``. Without any of these all columns of
-        the tables are confounds; with ``confounds_strategy=None`` none is.
+        the tables are confounds; with ``confounds_strategy=None`` none is. With ``verbose=1`` the files that are
+        found are printed, as nilearn does.
 
     Returns
     -------
@@ -97,9 +98,10 @@ def first_level_from_bids(
     options = {name: parameters.pop(name) for name in list(parameters) if name.startswith("confounds_")}
     unknown = sorted(set(parameters) - set(FirstLevelModel().get_params()))
     if unknown:
-        raise ParameterError(
+        names = [*FirstLevelModel().get_params(), *(f"confounds_{name}" for name in ("strategy", *_REFINEMENTS))]
+        raise UnknownParameterError(
             f"parameters are those of FirstLevelModel, and confounds_..., but got {listing(unknown)}"
-            f"{nearest(unknown[0], FirstLevelModel().get_params()) or '; correct them'}"
+            f"{nearest(unknown[0], names) or '; correct them'}"
         )
     _check_types(task_label, space_label, sub_labels, img_filters, t_r, slice_time_ref)
     runs = find_runs(
@@ -130,6 +132,8 @@ def first_level_from_bids(
         images.append([run.bold for run in own])
         events.append([read_events(str(run.events)) for run in own])
         confounds.append([table for table, _ in tables] if known else None)
+    if parameters.get("verbose"):
+        _print_found(subjects)
     warn_of_times(runs, t_r, slice_time_ref)
     return models, images, events, confounds
 
@@ -198,6 +202,16 @@ def _check_usable(runs: Sequence[Run]) -> None:
         raise ImageError(f"every run has a table of events, but {listing(missing)} lack one; add ..._events.tsv")
 
 
+def _print_found(subjects: Mapping[str, Sequence[Run]]) -> None:
+    """Print the files of each subject."""
+    for subject, runs in subjects.items():
+        print(f"{subject}: {len(runs)} run{'s' if len(runs) > 1 else ''}")  # noqa: T201
+        for run in runs:
+            files = {"image": run.bold, "events": run.events, "confounds": run.confounds, "mask": run.mask}
+            for what, path in files.items():
+                print(f"  {what:<9} {path or 'none'}")  # noqa: T201
+
+
 def _times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float | None) -> dict[str, float | None]:
     """Repetition time and reference slice of the model of some runs, which are the same for all of them."""
     t_rs = [t_r or run.t_r for run in runs]
@@ -232,7 +246,9 @@ def _strategies(options: dict[str, Any]) -> dict[str, Any] | None:
     unknown = sorted(set(given) - set(_REFINEMENTS))
     if unknown:
         hint = nearest(unknown[0], ["strategy", *_REFINEMENTS])
-        raise ParameterError(f"confounds_ takes strategy, {listing(_REFINEMENTS)}, but got {listing(unknown)}{hint}")
+        raise UnknownParameterError(
+            f"confounds_ takes strategy, {listing(_REFINEMENTS)}, but got {listing(unknown)}{hint}"
+        )
     if names is None:
         return None
     strategies: dict[str, Any] = {

@@ -5,7 +5,16 @@ from importlib.util import find_spec
 from typing import Any
 
 from daskglm.design.hrf import is_fir
-from daskglm.errors import DaskGLMError, MissingDependencyError, ParameterError, check_choice, listing, nearest, option
+from daskglm.errors import (
+    DaskGLMError,
+    MissingDependencyError,
+    ParameterError,
+    UnknownParameterError,
+    check_choice,
+    listing,
+    nearest,
+    option,
+)
 from daskglm.io.bids import Run
 from daskglm.io.confound_columns import absent, is_pattern
 from daskglm.io.confound_strategies import (
@@ -51,7 +60,7 @@ def treatment_of(
     """
     unknown = sorted(set(design) - set(DESIGN_PARAMETERS))
     if unknown:
-        raise ParameterError(
+        raise UnknownParameterError(
             f"parameters of the design are {listing(DESIGN_PARAMETERS)}, but got {listing(unknown)}"
             f"{nearest(unknown[0], DESIGN_PARAMETERS)}"
         )

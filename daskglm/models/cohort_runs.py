@@ -37,7 +37,7 @@ from daskglm.models.fixed_effects import contrast_over_runs, run_estimates
 from daskglm.models.functional import OUTPUT_TYPES, contrast_weights, map_image
 from daskglm.models.options import Options, checked, header_image
 from daskglm.models.parameters import affordable_noise
-from daskglm.models.run_fits import label_run, lazy_solution
+from daskglm.models.run_fits import check_any_varies, label_run, lazy_solution
 from daskglm.models.run_times import slice_time_of
 from daskglm.models.runs import RunDesign, check_repetition_times, run_designs, run_preparation, run_sources
 from daskglm.schema.headers import describe
@@ -321,6 +321,7 @@ def _fit(run: Run, plan: Plan) -> tuple[RunDesign, xr.Dataset]:
     how = run_preparation([run.bold], checked(Options(mask_img=run.mask, smoothing_fwhm=plan.smoothing_fwhm)))
     images = RunImages(run.bold, how, design.volumes, plan.by_volume)
     (found,) = compute_here(lazy_solution(images, design, plan.noise, plan.scaling))
+    check_any_varies(found, run.name)
     return design, label_run(found, images, design, run.name)
 
 

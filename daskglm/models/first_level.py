@@ -1,5 +1,6 @@
 """FirstLevelModel: nilearn's estimator of runs, each read once."""
 
+import warnings
 from functools import partial
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from daskglm.design.matching import check_pairs
 from daskglm.design.matrix import design_array
+from daskglm.errors import NothingToTestError
 from daskglm.graph.compute import compute, n_workers
 from daskglm.graph.runs import RunImages, read_run
 from daskglm.io.cache import file_states, kept, load_runs, save_runs
@@ -18,11 +20,11 @@ from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.scaling import Scaling, scale_values
 from daskglm.models.array_glm import RegressionResults, labelled
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
-from daskglm.models.fixed_effects import contrast_over_runs
+from daskglm.models.fixed_effects import contrast_over_runs, warn_of_other_columns
 from daskglm.models.functional import map_image
 from daskglm.models.options import Options, checked
 from daskglm.models.parameters import parse_noise_model, parse_scaling
-from daskglm.models.run_fits import label_run, lazy_solution
+from daskglm.models.run_fits import check_any_varies, label_run, lazy_solution
 from daskglm.models.runs import (
     RunDesign,
     check_repetition_times,
@@ -115,7 +117,8 @@ class FirstLevelModel(VoxelwiseModel):
     Notes
     -----
     `fit` reads each run once, from its start to its end, a slab of volumes at a time; contrasts read nothing.
-    A voxel that does not vary in a run, or has a value that is not finite, has NaN there and touches no other.
+    A voxel that does not vary in a run, or has a value that is not finite, has NaN there and touches no other; a run in
+    which none varies is warned of.
     """
 
     def __init__(
@@ -316,6 +319,8 @@ class FirstLevelModel(VoxelwiseModel):
             As :meth:`compute_contrast`.
         """
         check_is_fitted(self)
+        if self._made_of is None:  # confounds and drifts of designs that are made here differ as they should
+            warn_of_other_columns(self.fits_, contrast_def, stacklevel=4)
         run = partial(compute, n_jobs=self.n_jobs)
         return contrast_over_runs(self.fits_, contrast_def, stat_type, precision_weighted, run, approximate_f)
 
@@ -386,6 +391,11 @@ class FirstLevelModel(VoxelwiseModel):
             for run, item in zip(runs, designs, strict=True)
         ]  # fmt: skip
         found = self._computed(lazy, runs, designs, (noise, scaling))
+        for k, fits in enumerate(found):
+            try:
+                check_any_varies(fits, f"run {k + 1}")
+            except NothingToTestError as error:
+                warnings.warn(f"nothing is fitted, and all maps of the run are NaN: {error}", stacklevel=3)
         return [label_run(*parts, f"run {k + 1}") for k, parts in enumerate(zip(found, runs, designs, strict=True))]
 
     def _computed(

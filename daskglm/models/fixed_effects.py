@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import nibabel as nib
@@ -218,6 +219,30 @@ def run_weights(fits: Sequence[xr.Dataset], contrast: Any) -> list[NDArray[np.fl
     if shared:
         check_same_names(weights, names, [f"run {k + 1}" for k in range(len(fits))])
     return weights
+
+
+def warn_of_other_columns(fits: Sequence[xr.Dataset], contrast: Any, stacklevel: int) -> None:
+    """Warn where one contrast serves runs whose designs have other columns, as nilearn does.
+
+    Parameters
+    ----------
+    fits : sequence of xarray.Dataset
+        Fit datasets.
+    contrast : str, array, or list with one of them a run, or one for all
+        Contrast.
+    stacklevel : int
+        As of :func:`warnings.warn`, from here.
+    """
+    names = [[str(name) for name in fit["regressor"].values] for fit in fits]
+    lone = [name for name in dict.fromkeys(chain.from_iterable(names)) if not all(name in own for own in names)]
+    if lone and _by_run(contrast, len(fits))[1]:
+        warnings.warn(
+            f"one contrast serves {len(fits)} runs, but not all of their designs have {listing(lone)}: regressors are "
+            "found by name in each run, and adjusted for the others that it has; give the same regressors in every "
+            "design, or a list with one contrast a run",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def check_same_names(

@@ -6,10 +6,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from daskglm.design.matching import are_ids, label_text, match_rows
-from daskglm.errors import DesignError, DesignTypeError, ImageError, check_choice
+from daskglm.errors import DesignError, DesignTypeError, ImageError, NothingToTestError, check_choice
 from daskglm.inference.permutation import permutation_test
 from daskglm.kernels.moments import Array
 from daskglm.models.permutation import MAP_NAMES, NULL_NAMES, seed_of
@@ -57,7 +58,8 @@ def permuted_ols(
     Returns
     -------
     dict of str to array, or tuple of arrays
-        nilearn's keys: ``t, logp_max_t (R, V)``, ``h0_max_t (R, n_perm)``, and those of clusters and TFCE.
+        nilearn's keys: ``t, logp_max_t (R, V)``, ``h0_max_t (R, n_perm)``, and those of clusters and TFCE. NaN, with a
+        warning, for a tested variable whose design explains every voxel.
 
     Raises
     ------
@@ -81,14 +83,25 @@ def permuted_ols(
     images = images_dataset(values[:, order], names or [str(row) for row in range(len(values))], space)
     seed, alone = seed_of(random_state), n_perm == 0
     arguments = {"min_coverage": 0.0, "allow_rank_deficient": True, "threshold": threshold, "tfce": tfce, **options}
-    found = []
-    for column in tested.T:
+    made: list[xr.Dataset | None] = []
+    for number, column in enumerate(tested.T):
         design = _design_of_arrays(column, nuisance, model_intercept)
-        maps = permutation_test(
-            images, design, {"tested": np.eye(design.shape[1])[0]}, n_perm=1 if alone else n_perm,
-            two_sided=two_sided_test, random_state=seed, n_jobs=n_jobs, progress=verbose > 0, **arguments,
-        )  # fmt: skip
-        found.append(maps)
+        try:
+            maps = permutation_test(
+                images, design, {"tested": np.eye(design.shape[1])[0]}, n_perm=1 if alone else n_perm,
+                two_sided=two_sided_test, random_state=seed, n_jobs=n_jobs, progress=verbose > 0, **arguments,
+            )  # fmt: skip
+        except NothingToTestError as error:
+            if not np.isfinite(values).any():
+                raise
+            warnings.warn(
+                f"nothing is permuted, and all maps of tested variable {number} are NaN: {error}", stacklevel=2
+            )
+            maps = None
+        made.append(maps)
+    width = next((maps.sizes["permutation"] for maps in made if maps is not None), n_perm)
+    nothing = _of_nothing(values.shape[1], width, threshold is not None, bool(tfce))
+    found = [nothing if maps is None else maps for maps in made]
     given = np.argsort(order)
     kept = {name: ours for name, ours in MAP_NAMES.items() if ours in found[0] and (not alone or name in ("t", "tfce"))}
     result = {name: np.concatenate([maps[ours].values for maps in found])[:, given] for name, ours in kept.items()}
@@ -97,6 +110,15 @@ def permuted_ols(
     if output_type == "dict":
         return result
     return result.get("logp_max_t", np.empty(0)), result["t"], result.get("h0_max_t", np.empty(0))
+
+
+def _of_nothing(n_voxels: int, n_perm: int, clusters: bool, tfce: bool) -> xr.Dataset:
+    """What a test gives where no voxel can be tested: NaN."""
+    maps = {name: (("contrast", "voxel"), np.full((1, n_voxels), np.nan)) for name in MAP_NAMES.values()}
+    nulls = {name: (("contrast", "permutation"), np.full((1, n_perm), np.nan)) for name in NULL_NAMES.values()}
+    left_out = [*(() if clusters else ("size", "mass")), *(() if tfce else ("tfce",))]
+    kept = {name: item for name, item in {**maps, **nulls}.items() if not name.endswith(tuple(left_out))}
+    return xr.Dataset(kept)
 
 
 def _in_one_order(target_vars: Any, tested_vars: Any, confounding_vars: Any) -> tuple[Any, Any, Any, list[str]]:

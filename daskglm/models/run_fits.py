@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from daskglm.design.matrix import design_array
-from daskglm.errors import ImageError
+from daskglm.errors import ImageError, NothingToTestError
 from daskglm.graph.runs import NoiseModel, RunImages, solve_run, sum_run
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.scaling import Scaling
@@ -68,6 +68,28 @@ def lazy_solution(
     return solve_run(moments, regressors, noise, scaling, _chunks(space.voxels.size), space.c_order)
 
 
+def check_any_varies(found: NDArray[Any], name: str) -> None:
+    """Raise where no voxel of a run could be fitted.
+
+    Parameters
+    ----------
+    found : (v,) array of WhitenedFit
+        What :func:`lazy_solution` gave.
+    name : str
+        The run, for messages.
+
+    Raises
+    ------
+    ImageError
+        Where each voxel has a value that is not finite; NothingToTestError where those that have none do not vary.
+    """
+    if any(np.isfinite(part.residual_variance).any() for part in found) or not found[0].degrees_of_freedom.any():
+        return
+    if not any(part.count.any() for part in found):
+        raise ImageError(f"no voxel of {name} is finite throughout; check the image and the mask")
+    raise NothingToTestError(f"no voxel of {name} varies beyond what its design explains; check the image and the mask")
+
+
 def label_run(found: NDArray[Any], run: RunImages, design: RunDesign, name: str) -> xr.Dataset:
     """Label the computed fit of a run.
 
@@ -87,13 +109,7 @@ def label_run(found: NDArray[Any], run: RunImages, design: RunDesign, name: str)
     xarray.Dataset
         Fit dataset: ``solution`` in memory, the rest made from it when it is asked for.
 
-    Raises
-    ------
-    ImageError
-        Where no voxel could be fitted.
     """
-    if all(not np.isfinite(part.residual_variance).any() for part in found) and found[0].degrees_of_freedom.any():
-        raise ImageError(f"no voxel of {name} varies and is finite throughout; check the image and the mask")
     fitted = sum(int(np.isfinite(part.residual_variance).sum()) for part in found)
     below = sum(int((part.below_one & np.isfinite(part.residual_variance)).sum()) for part in found)
     warn_of_means(below, fitted, name, stacklevel=6)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daskglm.errors import listing
+from daskglm.errors import MetadataWarning, listing, option
 from daskglm.io.bids import Run
 
 # fMRIPrep before 21 corrected to the middle of the repetition time and wrote no StartTime.
@@ -33,7 +33,7 @@ def slice_time_of(run: Run, t_r: float | None) -> float:
 
 
 def warn_of_times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float | None, stacklevel: int = 3) -> None:
-    """Warn of times that the metadata of runs do not say, or say differently, as nilearn does.
+    """Warn of times that the metadata of runs do not say, say elsewhere or say differently, as nilearn does.
 
     Parameters
     ----------
@@ -45,16 +45,8 @@ def warn_of_times(runs: Sequence[Run], t_r: float | None, slice_time_ref: float 
         As of :func:`warnings.warn`.
     """
     runs = [run for run in runs if not run.fault]  # what is wrong with the others is told as such
-    unknown = [run.name for run in runs if t_r is None and run.t_r is None]
-    if unknown:
-        warnings.warn(
-            "t_r is not given, and cannot be inferred from the metadata: no RepetitionTime is in those of "
-            f"{_of(unknown)}; give t_r, which events need",
-            RuntimeWarning,
-            stacklevel=stacklevel,
-        )
     for message in _messages(runs, t_r, slice_time_ref):
-        warnings.warn(message, UserWarning, stacklevel=stacklevel)
+        warnings.warn(message, MetadataWarning, stacklevel=stacklevel)
 
 
 def warn_of_drifts(strategies: Mapping[str, Any], drift_model: Any, stacklevel: int = 3) -> None:
@@ -89,7 +81,13 @@ def _messages(runs: Sequence[Run], t_r: float | None, slice_time_ref: float | No
         if slice_time_ref is not None and run.start_time is not None
         and not math.isclose(slice_time_ref, slice_time_of(run, t_r or run.t_r), abs_tol=1e-3)
     ]  # fmt: skip
+    no_t_r = [run.name for run in runs if t_r is None and run.t_r is None]
+    raw_t_r = [run.name for run in runs if t_r is None and run.raw_t_r]
     found = {
+        "t_r is not given, and cannot be inferred from the metadata: no RepetitionTime is in those of "
+        f"{_of(no_t_r)}; give {option('t_r', '--t-r')}, which events need": no_t_r,
+        f"the RepetitionTime of {_of(raw_t_r)} is that of the raw dataset, for the metadata of the derivatives have "
+        f"none; give {option('t_r', '--t-r')} if it is another there": raw_t_r,
         "slice times were corrected (SliceTimingCorrected), but no StartTime says to which time of the volume, in "
         f"{_of(corrected)}: slice_time_ref is taken for {_MIDDLE}, the middle, as fMRIPrep before 21 did; give "
         "slice_time_ref (--slice-time-ref) where it is another": corrected,

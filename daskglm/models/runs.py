@@ -218,7 +218,7 @@ def run_designs(
     if design_matrices is None and events is None and confounds is None:
         raise DesignError("a model needs events, confounds or design_matrices, but none of them was given")
     if design_matrices is not None:
-        _warn_of_unused(events, confounds, {**parameters, "slice_time_ref": slice_time_ref})
+        _warn_of_unused(events, confounds, {"t_r": t_r, "slice_time_ref": slice_time_ref, **parameters})
     if design_matrices is None and t_r is None:
         raise ParameterError("a design from events needs the repetition time; give t_r in seconds")
     designs = []
@@ -249,10 +249,10 @@ def _warn_of_unused(events: Any, confounds: Any, parameters: dict[str, Any]) -> 
     if events is not None or confounds is not None:
         warnings.warn("design_matrices were given, so events and confounds are not used", stacklevel=5)
     of_design = signature(make_first_level_design_matrix).parameters
-    defaults = {"slice_time_ref": 0.0} | {name: item.default for name, item in of_design.items()}
+    defaults = {"t_r": None, "slice_time_ref": 0.0} | {name: item.default for name, item in of_design.items()}
     changed = [name for name, value in parameters.items() if not _same(value, defaults[name])]
     if changed:
-        warnings.warn(f"design_matrices were given, so {listing(changed)} change nothing", stacklevel=5)
+        warnings.warn(f"design_matrices were given, which do not depend on {listing(changed)}", stacklevel=5)
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -12,7 +12,13 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from daskglm.design.contrasts import contrast_matrix
-from daskglm.errors import ContrastError, ParameterError, ParameterTypeError, listing, nearest
+from daskglm.errors import (
+    ContrastError,
+    ParameterTypeError,
+    UnknownParameterError,
+    listing,
+    nearest,
+)
 from daskglm.inference.clusters import get_clusters_table
 from daskglm.inference.thresholding import threshold_stats_img
 from daskglm.io.files import exists, join, read_bytes, write_bytes
@@ -79,7 +85,7 @@ def save_glm_to_bids(
     check_is_fitted(model)
     unknown = [name for name in options if name not in _OF_REPORT]
     if unknown:
-        raise ParameterError(
+        raise UnknownParameterError(
             f"further parameters are those of generate_report, {listing(_OF_REPORT, 20)}, but got {listing(unknown)}"
             f"{nearest(unknown[0], _OF_REPORT)}"
         )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import warnings
 
 import nibabel as nib
@@ -316,6 +317,62 @@ def test_an_unknown_repetition_time_is_told(tmp_path):
     path.unlink()
     with pytest.warns(RuntimeWarning, match="no RepetitionTime is in those of sub-01_task-x"):
         assert found(tmp_path, slice_time_ref=0.5)[0][0].t_r is None
+
+
+@pytest.mark.parametrize("kept", [{}, {"StartTime": 0.0}])
+@pytest.mark.filterwarnings("always:.*raw dataset")
+def test_a_repetition_time_of_the_raw_dataset_is_told(tmp_path, kept):
+    """nilearn's categories: UserWarning for a file that is not there, RuntimeWarning for one that lacks the key."""
+    for subject in ("01", "02"):
+        write_run(tmp_path, f"sub-{subject}_task-x")
+    (path,) = tmp_path.rglob("sub-02*bold.json")
+    path.write_text(json.dumps(kept)) if kept else path.unlink()
+    (tmp_path / "task-x_bold.json").write_text(json.dumps({"RepetitionTime": 2.5}))
+    for category in (UserWarning, RuntimeWarning):
+        with pytest.warns(category, match="RepetitionTime of sub-02_task-x_space-T1w is that of the raw dataset.*t_r"):
+            models, *_ = found(tmp_path, slice_time_ref=0.0)
+        assert [model.t_r for model in models] == [2.0, 2.5]
+    with pytest.warns(UserWarning, match="t_r is 2.5 s, but RepetitionTime says otherwise in the metadata of sub-01"):
+        found(tmp_path, slice_time_ref=0.0, t_r=2.5)  # given: nothing is taken from elsewhere
+    done = CliRunner().invoke(
+        main, ["first-level", str(tmp_path), str(tmp_path / "out"), "--contrast", "a", "--slice-time-ref", "0"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "raw dataset" in " ".join(done.output.split())
+    assert "give --t-r" in " ".join(done.output.split())
+
+
+def test_verbose_prints_what_is_found(tmp_path, capsys):
+    for run in (1, 2):
+        write_run(tmp_path, f"sub-01_task-x_run-{run}")
+    next(tmp_path.rglob("*run-2*brain_mask.nii.gz")).unlink()
+    (images,) = first_level_from_bids(tmp_path, "x", verbose=1)[1]
+    shown = capsys.readouterr().out
+    assert shown.startswith("sub-01: 2 runs\n")
+    assert all(
+        path in shown for path in map(str, [*images, *tmp_path.rglob("*_events.tsv"), *tmp_path.rglob("*conf*")])
+    )
+    assert len(re.findall(r"mask +none", shown)) == 1
+    first_level_from_bids(tmp_path, "x")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("error", [ParameterError, TypeError, RuntimeError])
+def test_an_unknown_parameter_is_named(tmp_path, error):
+    """As Python raises it, and as nilearn does."""
+    with pytest.raises(error, match="got confound_strategy; did you mean 'confounds_strategy'"):
+        found(tmp_path, confound_strategy="motion")
+
+
+@pytest.mark.parametrize("error", [ImageError, RuntimeError])
+def test_a_dataset_without_subjects_or_runs(tmp_path, error):
+    """nilearn raises RuntimeError where there is no subject."""
+    write_run(tmp_path, "sub-01_task-x")
+    with pytest.raises(error, match="no BOLD image"):
+        found(tmp_path, space_label="T2w")
+    shutil.rmtree(tmp_path / "derivatives" / "prep" / "sub-01")
+    with pytest.raises(error, match=r"neither .* nor a folder in it does"):
+        found(tmp_path)
 
 
 def test_a_run_without_a_brain_mask_is_named(tmp_path):

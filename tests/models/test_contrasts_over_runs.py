@@ -190,6 +190,30 @@ def test_the_same_columns_in_another_order_are_others(other_names):
     np.testing.assert_allclose(values(swapped, named), values(model, "face - house"), rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*Generation of a mask has been requested:RuntimeWarning")
+def test_designs_with_other_columns_are_told(unequal):
+    """nilearn warns of any contrast that serves several runs: here of designs that were given and differ."""
+    rng = np.random.default_rng(2)
+    images = [image for image, _ in unequal[:2]]
+    designs = [
+        pd.DataFrame({"a": rng.standard_normal(n), "b": rng.standard_normal(n), "constant": 1.0}) for n in (60, 40)
+    ]
+    wider = [designs[0], designs[1].assign(new=rng.standard_normal(40))]
+    how = {"mask_img": MASK, "noise_model": "ols", "signal_scaling": False}
+    model = FirstLevelModel(**how).fit(images, design_matrices=wider)
+    theirs = NilearnModel(**how, standardize=None).fit(images, design_matrices=wider)
+    with pytest.warns(RuntimeWarning, match="The same contrast will be used for all 2 runs"):
+        expected = theirs.compute_contrast("a - b", output_type="stat")
+    with pytest.warns(RuntimeWarning, match="serves 2 runs, but not all of their designs have new: .* found by name"):
+        found = values(model, "a - b")
+    np.testing.assert_allclose(found, expected.get_fdata().ravel(order="F"), rtol=1e-6)
+    values(model, [[1, -1, 0], [1, -1, 0, 0]])  # one a run is what was meant
+    values(FirstLevelModel(**how).fit(images, design_matrices=designs), "a - b")
+    fitted(unequal)  # designs that are made here differ in their drifts
+    assert len({len(item.columns) for item in fitted(unequal).design_matrices_}) > 1
+    values(fitted(unequal), "face - house")
+
+
 def test_a_list_holds_contrasts_whatever_the_number_of_runs(unequal):
     one, three = fitted(unequal[:1]), fitted(unequal)
     for model in (one, three):

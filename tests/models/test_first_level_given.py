@@ -231,7 +231,7 @@ def test_the_mask_is_computed_from_the_finite_volumes():
 def test_parameters_that_change_nothing_are_told(single):
     design = models(single)[0].design_matrices_[0]
     model = FirstLevelModel(t_r=TR, mask_img=single.mask_img, hrf_model="fir", fir_delays=[1, 2], high_pass=0.1)
-    with pytest.warns(UserWarning, match="hrf_model, high_pass, fir_delays change nothing"):
+    with pytest.warns(UserWarning, match="do not depend on t_r, hrf_model, high_pass, fir_delays"):
         model.fit(single.paths, design_matrices=design)
     with pytest.warns(UserWarning, match="standardize"):
         FirstLevelModel(t_r=TR, mask_img=single.mask_img, standardize=True).fit(single.paths, single.events)
@@ -254,3 +254,33 @@ def test_shapes_of_maps_are_those_of_nilearn(single):
         ours, theirs = (model.compute_contrast(given, kind, "effect_size") for model in (mine, other))
         assert ours.shape == theirs.shape
         assert values(ours, single.mask).shape == values(theirs, single.mask).shape
+
+
+@pytest.mark.parametrize("noise_model", ["ols", "ar1"])
+def test_a_run_in_which_nothing_varies_is_nan_and_told(noise_model):
+    """nilearn fits it; a contrast is over the runs that vary."""
+    rng = np.random.default_rng(0)
+    varies = nib.Nifti1Image(100 + rng.standard_normal((3, 3, 2, 30)), AFFINE)
+    still = nib.Nifti1Image(np.repeat(varies.slicer[..., :1].get_fdata(), 30, axis=3), AFFINE)
+    design = pd.DataFrame({"a": rng.standard_normal(30), "constant": 1.0})
+    how = {"mask_img": False, "noise_model": noise_model, "signal_scaling": False}
+    with pytest.warns(UserWarning, match="all maps of the run are NaN: no voxel of run 1 varies"):
+        alone = FirstLevelModel(**how).fit(still, design_matrices=design)
+    assert all(np.isnan(item.get_fdata()[..., 0]).all() for item in (alone.predicted_[0], alone.residuals_[0]))
+    for image in alone.compute_contrast("a", output_type="all").values():
+        assert np.isnan(image.get_fdata()).all()
+    with pytest.warns(UserWarning, match="no voxel of run 2 varies"):
+        both = FirstLevelModel(**how).fit([varies, still], design_matrices=[design] * 2)
+    one = FirstLevelModel(**how).fit(varies, design_matrices=design)
+    np.testing.assert_array_equal(*(model.compute_contrast("a").get_fdata() for model in (both, one)))
+    # Nothing to be told of, but a fault of the file.
+    broken = varies.get_fdata().copy()
+    broken[..., 3] = np.nan
+    with pytest.raises(ImageError, match=r"volume 3|finite throughout"):
+        FirstLevelModel(**how).fit(nib.Nifti1Image(broken, AFFINE), design_matrices=design)
+    with pytest.raises(ImageError, match="is 6 in all 18 voxels"):
+        FirstLevelModel(**how).fit(nib.Nifti1Image(np.full(broken.shape, 6.0), AFFINE), design_matrices=design)
+    broken = varies.get_fdata().copy()
+    broken[::2, ..., 3], broken[1::2, ..., 4] = np.nan, np.inf
+    with pytest.raises(ImageError, match="no voxel of run 1 is finite throughout"):
+        FirstLevelModel(**how).fit(nib.Nifti1Image(broken, AFFINE), design_matrices=design)

@@ -1,5 +1,7 @@
 """Headers of what is made: what the values are, of how many degrees of freedom, and when."""
 
+import contextlib
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -29,7 +31,8 @@ def test_images_of_a_run_have_its_repetition_time(run_and_design, given):
     image, design = run_and_design
     t_r = 2.0 if given == "t_r" else None
     model = FirstLevelModel(t_r=t_r, mask_img=False, signal_scaling=False, noise_model="ols")
-    model.fit(image, design_matrices=design)
+    with pytest.warns(UserWarning, match="do not depend on t_r") if t_r else contextlib.nullcontext():
+        model.fit(image, design_matrices=design)
     for made, text in ((model.residuals_[0], b"residuals: run 1"), (model.predicted_[0], b"fitted values: run 1")):
         assert made.header.get_zooms() == (3.0, 3.0, 3.0, 2.0)
         assert made.header.get_xyzt_units() == ("mm", "sec")
@@ -44,7 +47,7 @@ def _intent(image):
 
 def test_statistics_of_a_run(run_and_design, tmp_path):
     image, design = run_and_design
-    model = FirstLevelModel(t_r=2.0, mask_img=False, signal_scaling=False, noise_model="ols")
+    model = FirstLevelModel(mask_img=False, signal_scaling=False, noise_model="ols")
     model.fit([image, image], design_matrices=[design, design.iloc[:, [0, 1, 2]]])
     maps = model.compute_contrast("a", output_type="all")
     # 40 - 3 of each of two runs.

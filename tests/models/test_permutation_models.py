@@ -245,6 +245,23 @@ def test_first_level_models_are_permuted_as_their_maps():
     assert np.isnan(nothing.get_fdata()).all()
 
 
+@pytest.mark.parametrize("n_perm", [0, 30])
+def test_arrays_that_the_design_explains_are_nan_and_told(n_perm):
+    """All voxels of one tested variable, as of one voxel; the other variables have their maps."""
+    _, x, _ = smooth_data()
+    other = np.random.default_rng(1).standard_normal(len(x))
+    how = {"n_perm": n_perm, "random_state": 0, "threshold": 0.05, "tfce": True}
+    explained = np.outer(x, [1.0, -2.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0]) + 5
+    masker = daskglm.VolumeSpace.from_image(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)))
+    alone = permuted_ols(other, explained, masker=masker, **how)
+    with pytest.warns(UserWarning, match="all maps of tested variable 0 are NaN: no voxel can be tested"):
+        found = permuted_ols(np.column_stack([x, other]), explained, masker=masker, **how)
+    assert found.keys() == alone.keys()
+    for name, values in found.items():
+        assert np.isnan(values[0]).all(), name
+        np.testing.assert_array_equal(values[1], alone[name][0])
+
+
 def test_a_legacy_tuple_is_that_of_the_dictionary():
     data, x, _ = smooth_data()
     how = {"n_perm": 20, "random_state": 0}

@@ -5,9 +5,9 @@
 The names are swapped before nilearn's test modules are imported. Wording is nilearn's own: `match` of pytest.raises and
 pytest.warns is ignored, and so is the text of reports. Where nilearn warns, an error of daskglm's will do.
 
-Left out are tests of surfaces, which daskglm does not have; tests that use no name of daskglm, or that call private
-functions of nilearn's; those that ask for nilearn's words all the same; and the parametrised estimator checks, which
-import polars, and hold estimators to the conventions of nilearn's maskers.
+Left out are tests of surfaces, which daskglm does not have; tests that use no name of daskglm, or that hand its
+objects to private functions of nilearn's; those that ask for nilearn's words all the same; and the parametrised
+estimator checks, which import polars, and hold estimators to the conventions of nilearn's maskers.
 """
 
 from __future__ import annotations
@@ -51,11 +51,15 @@ MODULES = {
 # Tests whose own lines, or nilearn's helper, ask for nilearn's words, or for tags of its pages.
 WORDS = {
     "test_generate_report_threshold_unused", "test_save_glm_to_bids_reset_threshold_warning", "test_empty_reports",
-    "test_missing_trial_type_column_warning", "test_slice_time_ref_warning_only_when_not_provided",
+    "test_missing_trial_type_column_warning",
 }  # fmt: skip
 # Private functions of nilearn's that some tests call: what they hand to them is no matter of daskglm's.
 INTERNALS = ("nilearn.glm.first_level", "nilearn.glm.second_level", "nilearn.glm.contrasts", "nilearn.glm.thresholding",
              "nilearn.mass_univariate.permuted", "nilearn.reporting.get")  # fmt: skip
+# Those that are only compared with ours.
+COMPARED = {"_hrf_kernel", "_yule_walker"}
+# What looks for surfaces, and what is called after them, but is of volumes.
+NO_SURFACES = {"is_surface", "SurfaceImage", "test_error_list_2d_surface_image"}
 NAMES = {name for names in MODULES.values() for name in names.split()}
 
 
@@ -133,11 +137,11 @@ def _counts(item: Any) -> bool:
     for name in fixtures:
         for definition in item._fixtureinfo.name2fixturedefs.get(name, ()):
             used |= set(_names(definition.func))
-    surface = any("surf" in text.lower() for text in (item.nodeid, *fixtures, *used) if text != "is_surface")
+    surface = any("surf" in text.lower() for text in {item.originalname, *fixtures, *used} - NO_SURFACES)
     estimator_check = "check_estimator" in item.nodeid
     private = used & {"_reporting_data", "_get_element_wise_model_attribute"} or any(
         name.startswith("_") and str(getattr(item.module.__dict__.get(name), "__module__", "")).startswith(INTERNALS)
-        for name in used
+        for name in used - COMPARED
     )
     words = item.originalname in WORDS
     return bool(used & NAMES) and not surface and not estimator_check and not private and not words

@@ -55,9 +55,7 @@ def test_nothing_misses_but_what_is_explained(outcomes: dict[str, bool], misses:
     assert not set(misses) - missed, "these pass, or are gone: take them out of misses.tsv"
 
 
-def test_19_of_20_pass(outcomes: dict[str, bool], misses: dict[str, str]) -> None:
-    """Of the tests that give daskglm what it takes; the others, too, are in misses.tsv."""
-    counted = {name: passed for name, passed in outcomes.items() if misses.get(name) != "refused"}
-    assert len(outcomes) > 330
-    assert sum(counted.values()) >= 0.95 * len(counted)
-    assert sum(outcomes.values()) >= 0.92 * len(outcomes)
+def test_19_of_20_pass(outcomes: dict[str, bool]) -> None:
+    """Of all tests, whatever the kind of a miss."""
+    assert len(outcomes) > 385
+    assert sum(outcomes.values()) >= 0.95 * len(outcomes)

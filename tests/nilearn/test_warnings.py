@@ -23,7 +23,10 @@ from daskglm import FirstLevelModel, make_first_level_design_matrix, permuted_ol
 from daskglm.errors import DaskGLMError
 
 HERE = Path(__file__).parent
-SOURCES = ("glm/**/*.py", "mass_univariate/*.py", "reporting/get_clusters_table.py", "reporting/glm_reporter.py")
+SOURCES = (
+    "glm/**/*.py", "mass_univariate/*.py", "reporting/get_clusters_table.py", "reporting/glm_reporter.py",
+    "interfaces/bids/*.py",
+)  # fmt: skip
 # By a case below, by a test elsewhere, by another way of computing, or for want of what it is about.
 ANSWERS = ("warns", "refuses", "elsewhere", "right", "none")
 
@@ -143,7 +146,7 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "early event": (lambda: design(events=EVENTS.assign(onset=[-99.0, 12.0, 22.0])), "earlier"),
     "means of zero": (lambda: daskglm.mean_scaling(np.zeros((5, 3))), "under 1"),
     "given design and events": (lambda: first().fit(RUN, EVENTS, design_matrices=DESIGN), "not used"),
-    "given design and parameters": (lambda: fitted(hrf_model="spm"), "change nothing"),
+    "given design and parameters": (lambda: fitted(hrf_model="spm"), "do not depend on hrf_model"),
     "columns that differ": (
         lambda: first().fit([RUN, RUN], design_matrices=[DESIGN, DESIGN[["b", "a", "constant"]]])
         .compute_contrast([1, 0, 0]), "same regressors",
