@@ -12,6 +12,8 @@ from daskglm.kernels.solve import own_rounding, rss_rounding
 
 SCHEMES = ("freedman-lane", "smith", "dekker", "draper-stoneman", "ter-braak")
 _EPS = np.finfo(float).eps
+# A rearranged regressor of which less than this part of its length is left beside the others lies in their span.
+_MIN_LENGTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def rearranged(parts: Partition, index: NDArray[np.int64], sign: Array, scheme: 
     (B, s + k, n) float64
         Freedman-Lane and ter Braak: the tested and the moving nuisance regressors. Smith (Dekker) and
         Draper-Stoneman: only the tested ones, rearranged with and without having been made orthogonal to the
-        nuisance, orthonormal again: k = 0. Zero where a rearranged regressor lies in the nuisance.
+        nuisance, orthonormal again: k = 0. All zero where one lies in the span of the nuisance and the others.
     """
     if scheme in ("freedman-lane", "ter-braak"):
         moved = _moved(np.concatenate([parts.tested, parts.moving], axis=1), index, sign)
@@ -102,11 +104,14 @@ def rearranged(parts: Partition, index: NDArray[np.int64], sign: Array, scheme: 
     moved = _moved(parts.raw if scheme == "draper-stoneman" else parts.tested, index, sign)
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     moved = moved - parts.nuisance @ (parts.nuisance.T @ moved)
+    moved /= np.where(length > 0, length, 1.0)
     if moved.shape[2] > 1:
-        moved = np.linalg.qr(moved)[0]
+        moved, triangle = np.linalg.qr(moved)
+        left = np.abs(np.diagonal(triangle, axis1=1, axis2=2)).min(axis=1)[:, None, None]
     else:
         left = np.linalg.norm(moved, axis=1, keepdims=True)
-        moved = np.where(left > 1e-8 * length, moved / np.where(left > 0, left, 1.0), 0.0)
+        moved /= np.where(left > 0, left, 1.0)
+    moved = np.where(left > _MIN_LENGTH, moved, 0.0)
     return np.ascontiguousarray(moved.transpose(0, 2, 1))
 
 
@@ -265,7 +270,7 @@ def growth(left: NDArray[np.floating] | None, n_nuisance: int, n_tested: int, si
     direct = 1.0 if signed else 2 * np.sqrt(n_tested)
     if left is None:
         return np.asarray(direct)
-    kept = np.clip(left.astype(np.float64), np.finfo(float).tiny, 1.0)
+    kept = np.clip(left.astype(np.float64), _EPS, 1.0)
     found: NDArray[np.float64] = (direct + 2 * np.sqrt(n_nuisance * (1 - kept))) / kept
     return found
 

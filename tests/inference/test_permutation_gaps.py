@@ -10,6 +10,7 @@ from nibabel import Nifti1Image
 from scipy import ndimage, stats
 
 from daskglm import VolumeSpace, images_dataset, permutation_test
+from daskglm.design.rearrangements import plan_rearrangements
 
 SHAPE = (4, 3, 2)
 SPACE = VolumeSpace.from_image(Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
@@ -164,3 +165,40 @@ def test_voxels_that_all_lack_one_image_are_on_the_scale(contrast):
     expected = (freedom + n_tested / 2 - 1) * np.log1p(ratio / freedom)
     expected = np.sign(stat) * np.sqrt(expected) if n_tested == 1 else expected
     np.testing.assert_allclose(found["scaled_stat"].values[0], expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("contrast", "two_sided"), [("a", True), ("a", False), ("a, b", True)])
+def test_drawn_rearrangements_of_many_voxels_are_compared_on_one_scale(contrast, two_sided):
+    """Most values are rounded to single precision first; those that decide are not."""
+    n, shape = 30, (16, 12, 8)  # more voxels than are multiplied together
+    rng = np.random.default_rng(5)
+    design = pd.DataFrame({"a": rng.standard_normal(n), "b": rng.standard_normal(n), "mean": 1.0})
+    values = rng.standard_normal((n, 1536))
+    lost = [rng.permutation(n)[:count] for count in (0, 1, 9)]
+    pattern = np.arange(1536) // 300 % 3
+    for number, rows in enumerate(lost):
+        values[np.ix_(rows, pattern == number)] = np.nan
+    space = VolumeSpace.from_image(Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)))
+    images = images_dataset(values, [f"s{k}" for k in range(n)], space)
+    found = permutation_test(
+        images, design, {"c": contrast}, n_perm=60, scheme="smith", two_sided=two_sided, random_state=3, n_jobs=1
+    )
+    index, _ = plan_rearrangements(design.to_numpy(), 60, seed=3).take(0, 60)
+    columns = design.to_numpy()
+    n_tested = 1 if contrast == "a" else 2
+    rest = columns[:, n_tested:]
+    tested = columns[:, :n_tested] - rest @ np.linalg.lstsq(rest, columns[:, :n_tested], rcond=None)[0]
+    every = np.empty((61, 1536))
+    for k, order in enumerate([np.arange(n), *index]):
+        for number, rows in enumerate(lost):
+            there, chosen = np.setdiff1d(np.arange(n), rows), pattern == number
+            y, full = values[np.ix_(there, chosen)], np.column_stack([tested[order], rest])[there]
+            factor = there.size - 3 + n_tested / 2 - 1
+            every[k, chosen] = factor * np.log(rss(rest[there], y) / rss(full, y))
+            if n_tested == 1:
+                every[k, chosen] = np.sqrt(every[k, chosen]) * np.sign(np.linalg.lstsq(full, y, rcond=None)[0][0])
+    size = np.abs(every) if two_sided else every
+    np.testing.assert_allclose(found["scaled_stat"].values[0], every[0], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found["h0_max_stat"].values[0], size[1:].max(axis=1), rtol=1e-8)
+    expected = (1 + (size[1:] >= size[0] - 1e-9).sum(axis=0)) / 61
+    np.testing.assert_allclose(10 ** -found["logp_stat"].values[0], expected, rtol=1e-9)

@@ -172,3 +172,45 @@ def test_a_stream_that_ends_in_the_middle_is_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CorruptImageError, match=r"run\.nii\.gz"):
             list(stream_volumes(str(path)))
+
+
+READERS = {
+    "values": read_values,
+    "some volumes": lambda path: read_values(path, slice(0, 1)),
+    "volumes in order": lambda path: list(stream_volumes(path)),
+    "the first volumes in order": lambda path: list(stream_volumes(path, 0, 1)),
+}
+# What nibabel reads without a word: bytes that were lost, or that no header speaks of.
+AMOUNTS = {
+    "one byte less": lambda plain: plain[:-1],
+    "a volume less": lambda plain: plain[:-96],
+    "one byte more": lambda plain: plain + b"\0",
+    "a volume more": lambda plain: plain + plain[-96:],
+    "another image": lambda plain: plain + plain,
+}
+
+
+@pytest.mark.parametrize("amount", AMOUNTS)
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("end", [".nii", ".nii.gz", "members.nii.gz"])
+def test_a_file_has_the_bytes_that_its_header_promises(tmp_path, reader, amount, end):
+    path = Path(write(tmp_path, RNG.standard_normal((4, 3, 2, 5)).astype(np.float32), "image.nii"))
+    plain = path.read_bytes()
+    path = path.with_name(f"run{end}")
+    damaged = AMOUNTS[amount](plain)
+    members = [damaged] if end != "members.nii.gz" else [damaged[: len(plain)], damaged[len(plain) :]]
+    path.write_bytes(damaged if end == ".nii" else b"".join(map(gzip.compress, members)))
+    with pytest.raises(CorruptImageError, match=r"promises|ends in volume"):
+        READERS[reader](str(path))
+    if end == ".nii":
+        with pytest.raises(CorruptImageError, match="promises"):
+            read_header(str(path))
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("behind", [b"garbage", b"\0\0x", b"\x1f\x8b", bytes(3) + gzip.compress(b"x")])
+def test_what_follows_a_compressed_image_is_noticed(tmp_path, reader, behind):
+    path = Path(write(tmp_path, RNG.standard_normal((4, 3, 2, 5)).astype(np.float32)))
+    path.write_bytes(path.read_bytes() + behind)
+    with pytest.raises(CorruptImageError, match=r"image\.nii\.gz"):
+        READERS[reader](str(path))

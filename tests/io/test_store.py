@@ -20,6 +20,7 @@ from daskglm.errors import CorruptImageError, DesignError, ImageError, OutputErr
 from daskglm.graph import convert as graph_convert
 from daskglm.io import store as store_module
 from daskglm.io import store_writing
+from daskglm.models import convert as convert_module
 from daskglm.models.options import Options, header_image, preparation
 from daskglm.models.plan_convert import plan_conversion
 
@@ -228,6 +229,37 @@ def test_missing_zero_and_coverage(gappy, tmp_path):
     everywhere = (np.isfinite(gappy.data) & (gappy.data != 0)).sum(axis=0) >= 0.9 * 12
     assert result.n_voxels == everywhere.sum()
     assert np.isfinite(daskglm.open_images(path)["data"].values).mean() > 0.9
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("at", ["while it is created", "while it is filled", "while it is appended to"])
+def test_a_second_conversion_into_a_store_is_refused_at_once_and_harms_nothing(
+    cohort, tmp_path, small_chunks, monkeypatch, at, overwrite
+):
+    path, first = str(tmp_path / "cohort.zarr"), cohort.paths
+    name = "create_store" if at == "while it is created" else "write_files"
+    original, refused = getattr(convert_module, name), []
+    if at == "while it is appended to":
+        daskglm.convert(cohort.paths[:5], path, mask=cohort.mask_img)
+
+    def with_another(*given, **named):
+        monkeypatch.setattr(convert_module, name, original)
+        for place in (path, f"{path}/", os.path.relpath(path)):
+            with pytest.raises(OutputError, match=r"another writes to .*cohort\.zarr \(process \d+"):
+                daskglm.convert(cohort.paths[3:], place, mask=cohort.mask_img, overwrite=overwrite)
+            refused.append(place)
+        return original(*given, **named)
+
+    monkeypatch.setattr(convert_module, name, with_another)
+    result = daskglm.convert(first, path, mask=cohort.mask_img)
+    assert len(refused) == 3
+    assert sorted(result.written + result.kept) == cohort.names
+    images = daskglm.open_images(path).load()
+    order = [cohort.names.index(str(sample)) for sample in images["sample"].values]
+    assert sorted(order) == list(range(12))
+    assert np.array_equal(images["data"].values, cohort.vectors[order])
+    # Afterwards the place is free again.
+    assert daskglm.convert(first, path, mask=cohort.mask_img).written == []
 
 
 def test_overwrite(cohort, tmp_path):

@@ -12,6 +12,7 @@ from scipy import linalg, stats
 
 from daskglm import FirstLevelModel, SecondLevelModel
 from daskglm.errors import ContrastError
+from daskglm.models.fixed_effects import contrast_over_runs
 
 SHAPE, TR = (4, 3, 2), 2.0
 N_VOXELS = int(np.prod(SHAPE))
@@ -127,6 +128,39 @@ def test_f_over_the_runs_that_have_a_voxel(unequal):
     expected = values(fitted(without), "face, house")
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
     assert abs(found[1] / expected[1] - 1) > 0.01
+
+
+@pytest.mark.parametrize("contrast", ["face - house", "face, house"])
+def test_degrees_of_freedom_are_those_of_the_runs_that_have_a_voxel(unequal, contrast):
+    image = np.asarray(unequal[1][0].dataobj).copy()
+    image[0, 0, 0] = 5.0
+    unequal[1] = (nib.Nifti1Image(image, np.eye(4)), unequal[1][1])
+    model = fitted(unequal)
+    by_run = [design.shape[0] - design.shape[1] for design in model.design_matrices_]
+    stat, p = (values(model, contrast, kind) for kind in ("stat", "p_value"))
+    for voxel, freedom in ((0, by_run[0] + by_run[2]), (1, sum(by_run))):
+        tail = stats.f.sf(stat[voxel], 2, freedom) if "," in contrast else stats.t.sf(stat[voxel], freedom)
+        np.testing.assert_allclose(p[voxel], tail, rtol=1e-8)
+        maps = contrast_over_runs(model.fits_, contrast)
+        assert maps["degrees_of_freedom"].values[voxel] == freedom
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_dependent_rows_are_no_degrees_of_freedom(unequal, approximate):
+    model = fitted(unequal)
+    written = "face - house, house - tool, face - tool"  # two independent ones
+    stat, p = (values(model, written, kind, approximate_f=approximate) for kind in ("stat", "p_value"))
+    freedom = sum(design.shape[0] - design.shape[1] for design in model.design_matrices_)
+    np.testing.assert_allclose(p, stats.f.sf(stat, 2, freedom), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "contrast",
+    [["face, house", "face, house, face - house", "face, house"], ["face, house", "face, 2 * face", "face, house"]],
+)
+def test_a_contrast_has_the_same_rows_in_every_run(unequal, contrast):
+    with pytest.raises(ContrastError, match="as many rows in every run, and as many that are independent"):
+        fitted(unequal).compute_contrast(contrast)
 
 
 @pytest.mark.parametrize("noise_model", ["ols", "ar1"])

@@ -470,6 +470,23 @@ def test_residuals_and_r_square_equal_nilearn(cohort):
         _ = ours.residuals_
 
 
+def test_residuals_and_r_square_are_of_the_subjects_that_a_voxel_has(gappy):
+    model = SecondLevelModel(mask_img=gappy.mask_img, min_coverage=0.1, minimize_memory=False)
+    model.fit(gappy.paths, design_matrix=gappy.design)
+    residuals, predicted, r_square = (
+        np.asarray(getattr(model, name).dataobj)[gappy.mask] for name in ("residuals_", "predicted_", "r_square_")
+    )
+    data = gappy.data[:, gappy.mask].astype(float)
+    for voxel in range(0, data.shape[1], 3):
+        seen = np.isfinite(data[:, voxel])
+        reference = sm.OLS(data[seen, voxel], gappy.design[seen].to_numpy()).fit()
+        np.testing.assert_allclose(r_square[voxel], reference.rsquared, rtol=1e-9)
+        np.testing.assert_allclose(predicted[voxel], reference.predict(gappy.design.to_numpy()), rtol=1e-9)
+        np.testing.assert_allclose(residuals[voxel, seen], reference.resid, rtol=1e-7, atol=1e-9)
+        assert np.isnan(residuals[voxel, ~seen]).all()
+    assert np.isnan(data).sum() == np.isnan(residuals).sum() > 0
+
+
 def test_several_contrasts_at_once(cohort):
     model = SecondLevelModel(mask_img=cohort.mask_img).fit(cohort.paths, design_matrix=cohort.design)
     many = model.compute_contrasts({"age": "age", "both": ["age", "male"], "mean": [0, 0, 1]}, output_type="stat")
