@@ -341,15 +341,14 @@ def is_noticed(mutant: Mutant, tests: list[str], tree: Path) -> bool:
 def tests_of(mutant: Mutant, lines: dict[tuple[str, int], set[str]]) -> set[str]:
     """The tests that reach a mutant's line; of what is read at import, those that reach a line that names it."""
     tests = lines.get((mutant.path, mutant.line), set()) - {""}
-    constant = re.match(
-        r"([A-Za-z_]\w*)\s*(:[^=]+)?=(?!=)", (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1]
-    )
-    if tests or constant is None:
+    text = (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1]
+    constants = re.match(r"(\w+(?:, \w+)*)(?:: [^=]+)? = ", text)
+    if tests or constants is None:
         return tests
-    named = re.compile(rf"\b{constant[1]}\b")
+    named = re.compile(rf"\b({constants[1].replace(', ', '|')})\b")
     for file in (ROOT / "daskglm").rglob("*.py"):
-        for number, text in enumerate(file.read_text().splitlines(), 1):
-            if named.search(text):
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            if named.search(line):
                 tests = tests | lines.get((str(file.relative_to(ROOT)), number), set()) - {""}
     return tests
 
