@@ -5,7 +5,8 @@
     python tests/benchmarks/mutate.py --only daskglm/kernels/tfce.py --number 1000
 
 A mutant has one sign, comparison, bound, tolerance, flag or number changed, one term of a sum dropped, or one part of a
-tuple, dictionary or call left out (a key without its seed). The operators are cosmic-ray's (pip install cosmic-ray
+tuple, dictionary or call left out (a key without its seed); flags that guard against a slip of the programmer (strict,
+frozen) or are of speed alone (copy, optimize) stay as they are. The operators are cosmic-ray's (pip install cosmic-ray
 pytest-cov), and three of our own. The tests run once under coverage, which tells the tests that reach a line; a mutant
 meets those, the quickest first. What is judged equivalent, that is, no input can show it, is listed with its reason in
 mutants_equivalent.yaml and is not counted. It fails where less than 85% of the others are noticed.
@@ -54,6 +55,7 @@ STANDARD = (
     *("ReplaceUnaryOperator_Delete_USub", "ReplaceUnaryOperator_Delete_Not", "ReplaceUnaryOperator_Delete_Invert"),
     "NumberReplacer",
 )
+_GUARDS = re.compile(r"\b(strict|frozen|copy|optimize)= ?(True|False),? ?")
 # Tests that a mutant of arithmetic has no need of: servers, queues, browsers, whole examples, random interruptions.
 LEFT_OUT = (
     *("tests/cluster", "tests/examples", "tests/test_readme.py", "tests/report/test_browser.py", "tests/nilearn"),
@@ -184,7 +186,9 @@ def mutant_at(path: Path, line: int, operator: str, occurrence: int) -> Mutant |
     if changed is None or not _compiles(changed):
         return None
     before, after = _difference(source, changed)
-    return Mutant(str(path.relative_to(ROOT)), line, operator, occurrence, before, after) if before != after else None
+    if _GUARDS.sub("", before).strip(" ,") == _GUARDS.sub("", after).strip(" ,"):
+        return None
+    return Mutant(str(path.relative_to(ROOT)), line, operator, occurrence, before, after)
 
 
 def _nodes(node: Any) -> Iterator[Any]:
