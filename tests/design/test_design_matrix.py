@@ -127,3 +127,13 @@ def test_columns_that_lead_up_to_their_largest_values_hold_no_sentinels():
     for formula in ("~ bs(age, df=4)", "~ bs(age, df=6)", "~ cr(age, df=4)"):
         check_design(design_from_formula(formula, age), 24, allow_rank_deficient=True)
     check_design(pd.DataFrame({"dose": np.exp(np.linspace(-6, 9, 200)), "intercept": 1.0}), 200)
+
+
+@pytest.mark.parametrize(("share", "named"), [(1e-6, True), (1e-10, False)])
+def test_columns_that_have_a_part_in_a_dependency_are_named(share, named):
+    a, b = np.linalg.qr(np.random.default_rng(0).standard_normal((20, 2)))[0].T
+    design = pd.DataFrame({"first": a, "second": b, "third": a + share * b})
+    with pytest.raises(DesignError, match="linearly dependent") as error:
+        check_design(design, 20)
+    assert "first" in str(error.value)
+    assert ("second" in str(error.value)) == named

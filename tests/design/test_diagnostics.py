@@ -63,3 +63,11 @@ def test_dependent_columns():
 def test_values_that_are_none_are_refused():
     with pytest.raises(DesignError, match=r"no missing values, but column 'age'"):
         leverage(DESIGNS["cells"].assign(age=np.nan))
+
+
+@pytest.mark.parametrize("apart", [1e-6, 1e-8])
+def test_a_column_is_explained_by_the_others_but_for_rounding(apart):
+    a, b, noise = np.linalg.qr(np.random.default_rng(1).standard_normal((25, 3)))[0].T
+    design = pd.DataFrame({"a": a, "b": b, "sum": a + b + apart * noise})
+    found = variance_inflation_factors(design)["sum"]
+    np.testing.assert_allclose(found, (2 + apart**2) / apart**2 if apart > 1e-7 else np.inf, rtol=1e-3)

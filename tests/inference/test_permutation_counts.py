@@ -11,6 +11,7 @@ from nibabel import Nifti1Image
 from scipy import ndimage, stats
 
 from daskglm import SecondLevelModel, VolumeSpace, compute_contrasts, fit_glm, images_dataset, permutation_test
+from daskglm.errors import DesignError
 
 SHAPE = (6, 5, 4)
 SPACE = VolumeSpace.from_image(Nifti1Image(np.zeros(SHAPE, np.uint8), np.eye(4)))
@@ -444,3 +445,33 @@ def test_groups_of_four_of_every_exchange_are_found():
     np.testing.assert_allclose(found["stat"].values[0], observed, rtol=1e-10)
     expected = (np.max(every, axis=1)[:, None] >= observed - 1e-10 * np.abs(observed)).mean(axis=0)
     np.testing.assert_allclose(p_of(found, "logp_max_stat"), expected, rtol=1e-12)
+
+
+# Both sides of limits
+
+
+@pytest.mark.parametrize(("apart", "known"), [(1e-3, True), (1e-5, False)])
+def test_a_variance_group_has_residuals_but_for_rounding(apart, known):
+    """The first subject is a group of its own; a column is of it alone, but for a small part of another one."""
+    own = np.r_[1.0, np.zeros(6), apart]
+    design = pd.DataFrame({"own": own, "x": AGE["x"], "mean": 1.0})
+    flips = {"rearrangement": "sign_flip", "variance_groups": ["a", *"bbbbbbb"], "n_perm": 5}
+    if known:
+        assert np.isfinite(run(noise(8), design, "x", **flips)["degrees_of_freedom"].values).all()
+    else:
+        with pytest.raises(DesignError, match="leaves one without"):
+            run(noise(8), design, "x", **flips)
+
+
+@pytest.mark.parametrize(
+    ("design", "contrast", "kind"),
+    [
+        ({"column": 1 + 1e-6 * AGE["x"]}, [1.0], "sign_flip"),
+        ({"column": 1 + 1e-4 * AGE["x"]}, [1.0], "permutation"),
+        ({"x": AGE["x"] - AGE["x"].mean(), "mean": 1.0}, [1.0, 1e-5], "sign_flip"),
+        ({"x": AGE["x"] - AGE["x"].mean(), "mean": 1.0}, [1.0, 3e-8], "permutation"),
+    ],
+)
+def test_a_mean_is_tested_if_more_than_rounding_of_it_is(design, contrast, kind):
+    found = run(noise(8), pd.DataFrame(design), np.array(contrast), n_perm=5)
+    assert found.attrs["rearrangement"] == kind

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel import Nifti1Image
-from scipy import stats
+from scipy import ndimage, stats
 
 from daskglm.design.rearrangements import plan_rearrangements
 from daskglm.errors import ContrastError, DesignError, ImageError, MissingDependencyError, ParameterError
@@ -84,6 +84,44 @@ def test_two_groups_equal_full_enumeration_and_scipy():
             (values[4:, voxel], values[:4, voxel]), statistic, alternative="greater", vectorized=True, n_resamples=1000
         )
         np.testing.assert_allclose(10 ** -found["logp_stat"].values[0, voxel], theirs.pvalue, rtol=1e-9)
+
+
+def measures(t, height, sign):
+    """TFCE (E = 0.5, H = 2), sizes and masses of clusters of one sign, of faces that touch, by SciPy's labels."""
+    grid = np.maximum(sign * t, 0).reshape(SHAPE, order="F")
+    tfce, size, mass, below = np.zeros(SHAPE), np.zeros(SHAPE), np.zeros(SHAPE), 0.0
+    for level in np.unique(grid[grid > 0]):
+        labels = ndimage.label(grid >= level)[0]
+        extent = np.bincount(labels.ravel())[labels]
+        tfce += np.where(labels > 0, np.sqrt(extent) * (level**3 - below**3) / 3, 0)
+        below = level
+    labels = ndimage.label(grid > height)[0]
+    for label in range(1, labels.max() + 1):
+        size[labels == label] = (labels == label).sum()
+        mass[labels == label] = (grid - height)[labels == label].sum()
+    return np.stack([part.ravel(order="F") for part in (tfce, size, mass)])
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_tfce_and_clusters_equal_full_enumeration(two_sided):
+    values = (noise(5, 2) + 0.8).astype(np.float32)
+    named = {"threshold": 0.1, "tfce": True, "two_sided": two_sided}
+    found = quiet(images(values), pd.DataFrame({"mean": np.ones(5)}), {"mean": "mean"}, **named)
+    height = stats.t.isf(0.05 if two_sided else 0.1, 4)
+    flips = [t_one_sample(values.astype(float) * np.array(sign)[:, None]) for sign in product((1, -1), repeat=5)]
+    sides = (1, -1) if two_sided else (1,)
+    every = np.array([np.sum([measures(t, height, sign) for sign in sides], axis=0) for t in flips])
+    sign = np.sign(flips[0]) if two_sided else 1.0
+    np.testing.assert_allclose(found["tfce"].values[0], every[0, 0] * sign, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found["size"].values[0], every[0, 1])
+    np.testing.assert_allclose(found["mass"].values[0], every[0, 2], rtol=1e-5, atol=1e-9)
+    for k, name in enumerate(("tfce", "size", "mass")):
+        top, level = every[:, k].max(axis=1), every[0, k] * (1 - 1e-3)
+        expected = (top[:, None] >= level).mean(axis=0)
+        expected = np.where(every[0, k] > 0, expected, 1.0)
+        np.testing.assert_allclose(10 ** -found[f"logp_max_{name}"].values[0], expected, rtol=1e-9, err_msg=name)
+    expected = (every[:, 0] >= every[0, 0] * (1 - 1e-3)).mean(axis=0)
+    np.testing.assert_allclose(10 ** -found["logp_tfce"].values[0], expected, rtol=1e-9)
 
 
 @settings(max_examples=8)

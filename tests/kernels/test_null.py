@@ -93,6 +93,10 @@ def test_what_differs_by_rounding_alone_ties(sign):
     assert (tie_level(np.array([sign * 7.0])) < sign * 7).all()
 
 
+def test_statistics_of_zero_tie():
+    assert corrected_p(np.zeros(1), np.array([-1.0, 0, 0, 1])).tolist() == [4 / 5]
+
+
 def test_counts_and_maxima_have_the_data_as_they_are_among_them():
     assert counted_p(np.array([0, 3, 99]), 99).tolist() == [0.01, 0.04, 1.0]
     assert corrected_p(np.array([0.5, 50.5, 99.5, np.nan]), np.arange(1.0, 100))[:3].tolist() == [1.0, 0.5, 0.01]

@@ -84,6 +84,15 @@ def test_stepwise_equals_nilearn(seed, connectivity, two_sided):
     np.testing.assert_allclose(enhance_stepwise(vector, adjacency, two_sided), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_exponents_are_those_of_smith_and_nichols_unless_others_are_given():
+    shape, voxels, vector, adjacency = case(3, 6)
+    expected = integral(np.nan_to_num(vector), in_volume(shape, voxels, 6), 0.5, 2.0)
+    np.testing.assert_allclose(enhance(vector[None], adjacency, two_sided=False)[0], expected, rtol=1e-5, atol=1e-6)
+    negative = integral(np.nan_to_num(-vector), in_volume(shape, voxels, 6), 0.5, 2.0)
+    assert negative.max() > 0
+    np.testing.assert_allclose(enhance(vector[None], Grid(shape, voxels))[0], expected - negative, rtol=1e-5, atol=1e-6)
+
+
 def test_enhance_on_a_mesh():
     """An octahedron whose faces are its edges' triangles."""
     faces = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [0, 2, 5], [2, 1, 5], [1, 3, 5], [3, 0, 5]])

@@ -1,6 +1,8 @@
 """What is kept between fits and runs answers the same question only: whatever differs, as where nothing is kept."""
 
+import inspect
 import warnings
+from dataclasses import fields, replace
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +12,11 @@ from cohorts import AFFINE, Cohort
 
 import daskglm
 from daskglm import FirstLevelModel, SecondLevelModel
+from daskglm.errors import OutputError
+from daskglm.graph import permutation as permutation_graph
+from daskglm.graph.runs import NoiseModel
+from daskglm.kernels.scaling import Scaling
+from daskglm.models.cohort_units import Plan
 
 TR, N, SHAPE = 2.0, 60, (6, 5, 4)
 SHIFTED = AFFINE + np.array([0.3, 0.3, 0.3, 0])[:, None] * [0, 0, 0, 1]
@@ -95,41 +102,83 @@ def test_memory_answers_as_no_memory_does(make, settings, cohort, run, tmp_path)
             np.testing.assert_array_equal(kept, without[name], err_msg=name)
 
 
+# What a test may differ in: the one that it is like but for that, and what is other.
+TFCE = {"tfce": True}
 TESTS = {
-    "plain": {},
-    "seed": {"random_state": 1},
-    "scheme": {"scheme": "smith"},
-    "two-sided": {"two_sided": False},
-    "clusters": {"threshold": 0.01},
-    "clusters, lower": {"threshold": 0.05},
-    "contrast": {"contrasts": {"age": "age - male"}},
-    "within": {"within": np.repeat([0, 1, 2], 4)},
-    "whole": {"whole": np.repeat(np.arange(6), 2)},
-    "flips": {"rearrangement": "sign_flip"},
-    "variance groups": {"rearrangement": "sign_flip", "variance_groups": np.repeat([0, 1], 6)},
-}
+    "random_state": ({}, {"random_state": 1}),
+    "scheme": ({}, {"scheme": "smith"}),
+    "two_sided": ({}, {"two_sided": False}),
+    "threshold": ({"threshold": 0.01}, {"threshold": 0.05}),
+    "threshold, none": ({}, {"threshold": 0.05}),
+    "contrasts": ({}, {"contrasts": {"age": "age - male"}}),
+    "contrasts, several": ({}, {"contrasts": {"age": "age", "male": "male"}}),
+    "f_contrasts": ({}, {"f_contrasts": ["age"]}),
+    "within": ({}, {"within": np.repeat([0, 1, 2], 4)}),
+    "within, others": ({"within": np.repeat([0, 1, 2], 4)}, {"within": np.repeat([0, 1], 6)}),
+    "whole": ({}, {"whole": np.repeat(np.arange(6), 2)}),
+    "rearrangement": ({}, {"rearrangement": "sign_flip"}),
+    "rearrangement, both": ({"rearrangement": "sign_flip"}, {"rearrangement": "both"}),
+    "variance_groups": ({"rearrangement": "sign_flip"}, {"variance_groups": np.repeat([0, 1], 6)}),
+    "variance_groups, others": (
+        {"rearrangement": "sign_flip", "variance_groups": np.repeat([0, 1], 6)}, {"variance_groups": np.arange(12) % 2}
+    ),
+    "tfce": ({}, TFCE),
+    "tfce, in steps": (TFCE, {"tfce": "stepwise"}),
+    "extent": (TFCE, {"extent": 1.0}),
+    "height": (TFCE, {"height": 1.0}),
+    "connectivity": (TFCE, {"connectivity": 18}),
+    "connectivity, of clusters": ({"threshold": 0.05}, {"connectivity": 26}),
+    "min_coverage": ({}, {"min_coverage": 0.9}),
+    "design": ({}, {"design": "another"}),
+    "images": ({"fingerprint": None}, {"images": "others"}),
+    "fingerprint": ({}, {"images": "others", "fingerprint": "others"}),
+}  # fmt: skip
+# What changes how many rearrangements are done, how they are reported, or how fast: not what each of them gives.
+NOT_IN_A_REARRANGEMENT = {"n_perm", "stop_at", "tail", "allow_rank_deficient", "folder", "n_jobs", "progress"}
 
 
-def test_a_folder_of_rearrangements_answers_as_none_does(cohort, tmp_path):
+def test_every_parameter_of_a_permutation_test_is_tried():
+    tried = {name.split(",")[0] for name in TESTS}
+    assert tried | NOT_IN_A_REARRANGEMENT == set(inspect.signature(daskglm.permutation_test).parameters)
+
+
+@pytest.fixture(scope="module")
+def stored(cohort, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("store") / "a.zarr")
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    return daskglm.open_images(path).load()
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_a_folder_of_rearrangements_answers_as_none_does(name, cohort, stored, tmp_path, monkeypatch):
     """The folder holds finished rearrangements: of another seed or question they are not counted."""
-    daskglm.convert(cohort.paths, str(tmp_path / "a.zarr"), mask=cohort.mask_img)
-    images = daskglm.open_images(str(tmp_path / "a.zarr"))
-    complete = images.isel(voxel=np.flatnonzero(np.isfinite(images["data"].to_numpy()).all(axis=0)))
+    monkeypatch.setattr(permutation_graph, "_UNIT", (64, 64))
+    like, other = TESTS[name]
 
     def nulls(settings, folder):
-        given = {"contrasts": {"age": "age"}, "n_perm": 1100, "random_state": 0, **settings}
+        given = {"contrasts": {"age": "age"}, "n_perm": 70, "random_state": 0, "fingerprint": "these", **settings}
+        design, images = cohort.design.copy(), stored
+        if given.pop("design", None):
+            design["male"] = np.arange(12.0) % 2
+        if given.pop("images", None):
+            images = images.assign(data=images["data"] ** 2)
+        if "variance_groups" in given:
+            images = images.isel(voxel=np.flatnonzero(np.isfinite(images["data"].to_numpy()).all(axis=0)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = daskglm.permutation_test(complete, cohort.design, folder=folder, **given)
-        return {name: np.asarray(value) for name, value in result.items()}
+            result = daskglm.permutation_test(images, design, folder=folder, n_jobs=1, **given)
+        return {key: np.asarray(value) for key, value in result.items()}
 
-    without = {name: nulls(settings, None) for name, settings in TESTS.items()}
-    # Each after the one that it differs from in one thing only.
-    for name in TESTS:
-        for asked in ("flips" if name == "variance groups" else "plain", name):
-            kept = nulls(TESTS[asked], str(tmp_path / "kept"))
-            for key, expected in without[asked].items():
-                np.testing.assert_array_equal(kept[key], expected, err_msg=f"{name}: {key}")
+    settings = [like, {**like, **other}]
+    without = [nulls(item, None) for item in settings]
+    assert set(without[0]) != set(without[1]) or any(
+        not np.array_equal(without[0][key], without[1][key], equal_nan=True) for key in without[0] if "h0" in key
+    ), "settings that make no difference test nothing"
+    for item, expected in zip([*settings, settings[0]], [*without, without[0]], strict=True):
+        kept = nulls(item, str(tmp_path / "kept"))
+        assert set(kept) == set(expected)
+        for key in expected:
+            np.testing.assert_array_equal(kept[key], expected[key], err_msg=key)
 
 
 @pytest.mark.parametrize("make", [group_map, run_map])
@@ -148,3 +197,98 @@ def test_what_cannot_be_read_or_is_of_another_version_is_made_anew(make, cohort,
         path.write_bytes(b"of another version, which is not looked at")
     np.testing.assert_array_equal(make(given, memory, {}), expected)
     assert all(path.read_bytes().startswith(b"of another version") for path in kept)
+
+
+# What an analysis in a folder is told from others by
+
+
+ANALYSIS = {
+    "images": {"images": "fewer"},
+    "formula": {"formula": "~ age + sex"},
+    "contrasts": {"contrasts": {"age": "2 * age"}},
+    "contrasts, names": {"contrasts": {"years": "age"}},
+    "f_contrasts": {"f_contrasts": {"both": "age"}},
+    "participants": {"participants": "corrected"},
+    "exclude": {"exclude": ["sub-03"]},
+    "where": {"where": "age > 25"},
+    "na": {"participants": "lacking", "na": "drop"},
+    "mask": {"mask": "smaller"},
+    "missing": {"missing": "zero"},
+    "min_coverage": {"min_coverage": 0.9},
+    "smoothing_fwhm": {"smoothing_fwhm": 5.0},
+    "within": {"within": "block"},
+    "whole": {"whole": "block"},
+    "variance_groups": {"rearrangement": "sign_flip", "variance_groups": "block"},
+    "two_sided": {"two_sided": False},
+    "scheme": {"scheme": "smith"},
+    "rearrangement": {"rearrangement": "both"},
+    "threshold": {"threshold": 0.05},
+    "tfce": {"tfce": True},
+    "connectivity": {"connectivity": 18},
+    "extent": {"extent": 1.0},
+    "height": {"height": 1.0},
+    "allow_rank_deficient": {"allow_rank_deficient": True},
+    "random_state": {"random_state": 1},
+}
+SAME_ANALYSIS = {"n_perm": 66, "stop_at": 0.05, "tail": True, "n_jobs": 2, "progress": False}
+
+
+def test_every_parameter_of_a_permutation_analysis_is_tried():
+    own = set(inspect.signature(daskglm.permutation_analysis).parameters) - {"output", "overwrite", "test"}
+    passed = set(inspect.signature(daskglm.permutation_test).parameters)
+    passed -= {"images", "design", "folder", "fingerprint"}  # the analysis gives them
+    assert {name.split(",")[0] for name in ANALYSIS} | set(SAME_ANALYSIS) == own | passed
+
+
+@pytest.fixture(scope="module")
+def analysed(cohort, tmp_path_factory):
+    """A folder of results, and how the analysis is made with other parameters."""
+    output = str(tmp_path_factory.mktemp("analysis") / "out")
+    table = cohort.table.assign(block=np.repeat(["x", "y"], 6))
+    smaller = cohort.mask.copy()
+    smaller[tuple(np.argwhere(smaller)[0])] = False
+    meant = {
+        "fewer": cohort.paths[:-1], "corrected": table.assign(age=table["age"] + 1.0 * (table.index == 3)),
+        "lacking": table.assign(age=table["age"].where(table.index != 3)),
+        "smaller": nib.Nifti1Image(smaller.astype(np.uint8), AFFINE),
+    }  # fmt: skip
+
+    def analyse(settings):
+        given = {"images": cohort.paths, "formula": "~ age", "contrasts": {"age": "age"}, "participants": table,
+                 "mask": cohort.mask_img, "n_perm": 65, **settings}  # fmt: skip
+        given = {key: meant.get(value, value) if isinstance(value, str) else value for key, value in given.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return daskglm.permutation_analysis(output=output, **given)
+
+    analyse({})
+    return analyse
+
+
+@pytest.mark.parametrize("name", ANALYSIS)
+def test_results_of_another_analysis_are_not_gone_on_from(name, analysed):
+    with pytest.raises(OutputError, match="overwrite"):
+        analysed(ANALYSIS[name])
+
+
+def test_the_same_analysis_goes_on(analysed):
+    for name, value in SAME_ANALYSIS.items():
+        assert analysed({name: value}).maps.attrs["n_perm"] >= 64
+
+
+# A cohort's plan
+
+
+def test_every_part_of_a_plan_tells_it_from_others():
+    values = {field.name: f"{field.name}, one" for field in fields(Plan)}
+    plan = Plan(**values)
+    for field in fields(Plan):
+        other = replace(plan, **{field.name: f"{field.name}, another"})
+        kept = field.name in ("output", "selection", "analysis")
+        assert (other.hash() == plan.hash()) == kept, field.name
+    for name in ("noise", "scaling"):
+        parts = {field.name: 1.0 for field in fields({"noise": NoiseModel, "scaling": Scaling}[name])}
+        kind = {"noise": NoiseModel, "scaling": Scaling}[name]
+        for part in parts:
+            one, other = (replace(plan, **{name: kind(**{**parts, part: value})}) for value in (1.0, 2.0))
+            assert one.hash() != other.hash(), part

@@ -1,5 +1,7 @@
 """Each row with its own image, whatever names and orders both come in; statsmodels has the values."""
 
+import warnings
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -243,6 +245,18 @@ def test_subjects_in_the_model_or_in_the_blocks_are_no_reason_to_warn():
     permutation_test(images, aged, {"age": "visit"}, n_perm=3, whole=subjects)
     with pytest.warns(UserWarning, match="20 subjects have several images"):
         permutation_test(images, design, {"visit": "visit"}, n_perm=3)
+
+
+@pytest.mark.parametrize(("apart", "warns"), [(4e-9, False), (1e-6, True)])
+def test_subjects_are_in_the_model_but_for_rounding(apart, warns):
+    images, table = visits()
+    subjects = pd.get_dummies(table["participant_id"], prefix="is").astype(float)
+    subjects.iloc[0, 0] += apart
+    design = pd.concat([table[["participant_id", "session_id", "visit"]], subjects], axis=1)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        SecondLevelModel().fit(images, design_matrix=design)
+    assert any("several images" in str(item.message) for item in heard) == warns
 
 
 def test_permutations_of_a_model_take_its_design_as_it_is(tmp_path):
