@@ -264,6 +264,13 @@ def test_errors(named, message):
         make_first_level_design_matrix(TIMES, EVENTS, **named)
 
 
+@pytest.mark.parametrize("error", [DesignError, AssertionError])
+def test_rows_of_additional_regressors(error):
+    """nilearn asserts their number."""
+    with pytest.raises(error, match="additional regressors have one row a scan"):
+        make_first_level_design_matrix(TIMES, add_regs=MOTION.to_numpy()[:-1])
+
+
 def test_bad_parameters():
     with pytest.raises(ParameterError, match="modulators must be 'raw', 'centered' or 'orthogonalized', got 'spm'"):
         make_first_level_design_matrix(TIMES, EVENTS, modulators="spm")
