@@ -5,6 +5,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
+from daskglm.design.rearrangements import plan_rearrangements
 from daskglm.kernels.basis import is_estimable, orthonormal_basis, with_constant
 from daskglm.kernels.contrasts import f_contrast, t_contrast
 from daskglm.kernels.lagged import plan_lags, sum_lagged
@@ -125,18 +126,50 @@ def test_the_constant_is_found_between_columns_that_nearly_agree():
     np.testing.assert_allclose(fit.residual_variance[0], expected, rtol=1e-6)
 
 
+def test_a_nuisance_that_spans_the_constant_nearly_is_taken_out_as_it_is():
+    column = 1 + 1e-8 * Z
+    data = (1e6 * column + E)[:, None]
+    residual = E - column * (column @ E) / (column @ column)
+    expected = sm.OLS(residual, np.column_stack([X, column])).fit().tvalues[0]
+    np.testing.assert_allclose(observed_t(np.column_stack([X, column]), data, [1.0, 0]), [expected], rtol=1e-6)
+
+
+def test_a_nuisance_whose_columns_differ_by_the_constant_costs_no_digits():
+    design = np.column_stack([X, Z, Z + 1e-5])
+    expected = sm.OLS(E, np.column_stack([X, Z, ONES])).fit().tvalues[0]
+    np.testing.assert_allclose(observed_t(design, (1e9 + E)[:, None], [1.0, 0, 0]), [expected], rtol=1e-5)
+
+
+def test_a_nuisance_that_permutations_hardly_change_is_permuted():
+    """By an angle of 4e-4: its square is left of it in the statistic."""
+    column = 1 + 4e-4 * (Z - Z.mean()) / Z.std()
+    plan = plan_rearrangements(np.column_stack([X, column]), 40, seed=1)
+    parts = partition(np.column_stack([X, column]), np.array([[1.0, 0]]), plan.invariant)
+    test = Test(parts, True, True, "freedman-lane")
+    data = np.random.default_rng(5).standard_normal((N, 1))
+    index, sign = plan.take(0, 40)
+    found, _ = permute(make_tiles(data, test), test, index, sign)
+    left = data[:, 0] - column * (column @ data[:, 0]) / (column @ column)
+    orders = np.argsort(index, axis=1)
+    expected = [abs(sm.OLS(left[order], np.column_stack([X, column])).fit().tvalues[0]) for order in orders]
+    np.testing.assert_allclose(found, expected, rtol=5e-10, atol=1e-10)
+
+
 # What is left of a voxel
 
 
 @pytest.mark.parametrize(
     ("part", "dtype", "varies"),
-    [(1e-14, np.float64, True), (1e-15, np.float64, False), (2e-7, np.float32, True), (1e-8, np.float32, False)],
+    [(1e-14, np.float64, True), (1e-15, np.float64, False), (2e-7, np.float32, True), (4e-8, np.float32, False)],
 )
-def test_a_voxel_varies_if_by_more_than_its_last_digits(part, dtype, varies):
+@pytest.mark.parametrize("gap", [False, True])
+def test_a_voxel_varies_if_by_more_than_its_last_digits(part, dtype, varies, gap):
     design = np.column_stack([np.arange(N) % 3, ONES]).astype(float)
     data = (1 + part * np.sign(X))[:, None].astype(dtype)
+    there = ~np.isin(np.arange(N), [3, 8] if gap else [])
+    data[~there] = np.nan
     basis, fit = fitted(design, data, dtype)
-    expected = sm.OLS(np.sign(X), design).fit().tvalues[0] if varies else np.nan
+    expected = sm.OLS(np.sign(X)[there], design[there]).fit().tvalues[0] if varies else np.nan
     for t in (t_contrast(fit, basis.to_basis[0]).stat, observed_t(design, data, [1.0, 0])):
         np.testing.assert_allclose(t, [expected], rtol=0.05)
 

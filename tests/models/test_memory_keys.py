@@ -15,6 +15,7 @@ from daskglm import FirstLevelModel, SecondLevelModel
 from daskglm.errors import OutputError
 from daskglm.graph import permutation as permutation_graph
 from daskglm.graph.runs import NoiseModel
+from daskglm.inference import permutation as permutation_module
 from daskglm.kernels.scaling import Scaling
 from daskglm.models.cohort_units import Plan
 
@@ -116,6 +117,7 @@ TESTS = {
     "within": ({}, {"within": np.repeat([0, 1, 2], 4)}),
     "within, others": ({"within": np.repeat([0, 1, 2], 4)}, {"within": np.repeat([0, 1], 6)}),
     "whole": ({}, {"whole": np.repeat(np.arange(6), 2)}),
+    "whole, of flips": ({"rearrangement": "sign_flip"}, {"whole": np.r_[0, np.arange(11)]}),
     "rearrangement": ({}, {"rearrangement": "sign_flip"}),
     "rearrangement, both": ({"rearrangement": "sign_flip"}, {"rearrangement": "both"}),
     "variance_groups": ({"rearrangement": "sign_flip"}, {"variance_groups": np.repeat([0, 1], 6)}),
@@ -197,6 +199,20 @@ def test_what_cannot_be_read_or_is_of_another_version_is_made_anew(make, cohort,
         path.write_bytes(b"of another version, which is not looked at")
     np.testing.assert_array_equal(make(given, memory, {}), expected)
     assert all(path.read_bytes().startswith(b"of another version") for path in kept)
+
+
+def test_rearrangements_that_were_counted_in_another_way_are_done_again(cohort, stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(permutation_graph, "_UNIT", (64, 64))
+
+    def keys():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            daskglm.permutation_test(stored, cohort.design, {"age": "age"}, n_perm=64, folder=str(tmp_path), n_jobs=1)
+        return {path.name.split("_")[0] for path in tmp_path.iterdir()}
+
+    assert len(keys()) == len(keys()) == 1
+    monkeypatch.setattr(permutation_module, "_COUNTING", permutation_module._COUNTING + 1)
+    assert len(keys()) == 2
 
 
 # What an analysis in a folder is told from others by
