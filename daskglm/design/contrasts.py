@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from daskglm.design.readings import Token, is_number, readings, unknown_name, written
-from daskglm.errors import ContrastError, NullRegressorError, listing, nearest
+from daskglm.errors import ContrastError, NullRegressorError, listing, nearest, option
 
 Array = NDArray[np.float64]
 _MAX_LENGTH = 10_000
@@ -317,13 +317,22 @@ def _row(part: list[Token], expression: str, units: Mapping[str, Array], terms: 
             value = _value(ast.parse(code, mode="eval").body, expression, unit)
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         if isinstance(error, ContrastError):
-            raise
+            raise ContrastError(f"{error}{_of_numbers(units)}") from error
         raise _no_expression(expression, units) from error
     if isinstance(value, float):
-        raise ContrastError(f"contrast {_short(expression)} is a number; name a regressor: {listing(units)}")
+        raise ContrastError(
+            f"contrast {_short(expression)} is a number; name a regressor: {listing(units)}{_of_numbers(units)}"
+        )
     if not np.isfinite(value).all():
         raise ContrastError(f"weights of a contrast are finite, but those of {_short(expression)} overflow")
     return value
+
+
+def _of_numbers(units: Iterable[str]) -> str:
+    """How regressors are written whose names are numbers, as conditions 1 and 2; nothing where there are none."""
+    example = " - ".join([f"`{name}`" for name in units if is_number(name)][:2])
+    quoted = option(example, f"'{example}'")
+    return f"; write names that are numbers in backquotes, as in {quoted}" if example else ""
 
 
 def _no_expression(expression: str, units: Iterable[str]) -> ContrastError:

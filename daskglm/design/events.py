@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from daskglm.errors import DesignError, listing
 
 _COLUMNS = ("trial_type", "onset", "duration", "modulation")
 _IDENTITY = list(_COLUMNS[:3])
+_MISSING = ["n/a", "", "nan", "NaN", "NA", "N/A"]
 
 
 def check_events(events: pd.DataFrame) -> pd.DataFrame:
@@ -95,9 +98,31 @@ def events_table(given: Any) -> pd.DataFrame:
         return given
     separator = "," if os.fspath(given).lower().endswith(".csv") else "\t"
     try:
-        return pd.read_csv(given, sep=separator, na_values=["n/a"], dtype={"trial_type": str})
+        columns = pd.read_csv(given, sep=separator, nrows=0).columns
+        return pd.read_csv(
+            given, sep=separator, keep_default_na=False, na_values=missing_cells(columns), dtype={"trial_type": str}
+        )
+    except FileNotFoundError as error:
+        raise DesignError(
+            f"cannot read the table of events {os.fspath(given)}: there is no such file; correct the path"
+        ) from error
     except (OSError, ValueError) as error:
         raise DesignError(f"cannot read the table of events {os.fspath(given)}: {error}; repair it") from error
+
+
+def missing_cells(columns: Iterable[str]) -> dict[str, list[str]]:
+    """Cells of a table of events that are missing values, by column: a condition may be called null or NA.
+
+    Parameters
+    ----------
+    columns : iterable of str
+        Names of the columns.
+
+    Returns
+    -------
+    dict of str to list of str
+    """
+    return {name: _MISSING[:2] if name == "trial_type" else _MISSING for name in columns}
 
 
 def incomplete(events: pd.DataFrame) -> pd.Index:
@@ -115,6 +140,39 @@ def incomplete(events: pd.DataFrame) -> pd.Index:
     """
     there = [name for name in _COLUMNS if name in events.columns]
     return events.index[events[there].isna().any(axis=1)]
+
+
+def warn_of_differing_durations(events: Mapping[str, pd.DataFrame | None], stacklevel: int = 2) -> None:
+    """Warn where a condition is without duration in some runs and lasts in others.
+
+    Parameters
+    ----------
+    events : mapping of str to DataFrame or None
+        Run to its events, as they were given.
+    stacklevel : int
+        Of the warning.
+    """
+    instant, lasting = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for run, table in events.items():
+        if table is None or "duration" not in table.columns:
+            continue
+        conditions = table["trial_type"] if "trial_type" in table.columns else pd.Series("dummy", table.index)
+        for condition, durations in pd.to_numeric(table["duration"], errors="coerce").groupby(conditions.map(str)):
+            if (durations == 0).all():
+                instant[str(condition)].append(run)
+            elif (durations > 0).all():
+                lasting[str(condition)].append(run)
+    both = [name for name in instant if name in lasting]
+    if both:
+        name = both[0]
+        warnings.warn(
+            f"Events of {listing(both)} are without duration in some runs and last in others ({name!r}: 0 s in "
+            f"{listing(instant[name], 2)}, longer in {listing(lasting[name], 2)}): where they are 0 s long, effect "
+            "sizes depend on t_r and oversampling, so that those of these runs are not in one unit; correct the "
+            "durations, or give impulse='unit' (--impulse unit)",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _trial_types(events: pd.DataFrame) -> np.ndarray:

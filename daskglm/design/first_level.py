@@ -328,9 +328,33 @@ def _additional(add_regs: Any, names: Sequence[str] | None, n_scans: int) -> tup
     return values, chosen
 
 
+def check_in_order(table: pd.DataFrame, what: str) -> None:
+    """Raise where rows of volumes were sorted by something else than their numbers, or times.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row a volume. Numbers of tables that were put together start again: these are in order.
+    what : str
+        What it is, for the message.
+
+    Raises
+    ------
+    DesignError
+        With the labels.
+    """
+    index = table.index
+    if pd.api.types.is_numeric_dtype(index) and index.is_unique and not index.is_monotonic_increasing:
+        raise DesignError(
+            f"rows of {what} are in the order of the volumes, but their index ({listing(index, 4)}) does not ascend; "
+            "sort them (sort_index), or, where they are in that order, say so by reset_index(drop=True)"
+        )
+
+
 def _matrix(table: pd.DataFrame, what: str) -> Array:
     """Values of a table, float64."""
     numeric, is_complex = pd.api.types.is_numeric_dtype, pd.api.types.is_complex_dtype
+    check_in_order(table, what)
     dtypes = zip(table.columns, table.dtypes, strict=True)
     other = [str(name) for name, dtype in dtypes if not numeric(dtype) or is_complex(dtype)]
     if other:

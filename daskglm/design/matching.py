@@ -70,16 +70,21 @@ def match_rows(
     surely, floats = are_ids(index), _may_be_float_ids(index)
     if not surely and not floats and not _may_be_ids(index):
         # Images in a Series may have the labels of the same table.
-        return _positions([label_text(label) for label in index], names) if named_by == "id" else None
+        found = _positions([label_text(label) for label in index], names) if named_by == "id" else None
+        if found is None and named_by != "order" and not _is_number_of_rows(index):
+            raise DesignError(
+                f"rows of {table} are matched to images by id, which is text or a whole number, but the labels of some "
+                f"are {_head(label for label in index if not _may_be_id(label))}; set the index to the ids of the "
+                "images, or, where rows are in the order of the images, say so by reset_index(drop=True)"
+            )
+        return found
     texts = [_shown(label, index.names) for label in index]
     found = _positions([_bare(text) for text in texts], [_bare(name) for name in names])
+    # Numbers that ascend are those of any table.
+    told = surely or not index.is_monotonic_increasing
     if named_by == "order" and found is None:
-        if surely and len(index) == len(names):
-            warnings.warn(
-                f"images in memory, or volumes of one file, have no ids: rows of {table} ({_head(index)}) are taken in "
-                "the order of the images",
-                stacklevel=3,
-            )
+        if told and len(index) == len(names):
+            _warn_of_order("images in memory, or volumes of one file, have no ids", table, index)
         return None
     rows, samples = _keys(index, names, paths)
     _check_names(names)
@@ -89,8 +94,10 @@ def match_rows(
         found = _found_in_paths(index, paths)
     if found is None:
         if not surely and (floats or named_by == "file") and not set(rows) & set(samples):
+            if told and len(index) == len(names):
+                _warn_of_order("names of the images are none of its labels", table, index)
             return None
-        raise DesignError(_refusal(texts, rows, names, samples, table, surely))
+        raise DesignError(_refusal(texts, rows, _told_apart(index, names, paths), samples, table, surely))
     left = np.setdiff1d(np.arange(len(index)), found)
     known = [texts[row] for row in left]
     allowed = {place for places in samples_of(list(also_allowed), known) for place in places}
@@ -150,7 +157,7 @@ def are_ids(index: pd.Index) -> bool:
         return len(index) > 0
     if pd.api.types.is_numeric_dtype(index):
         return index.name is not None and _may_be_ids(index)
-    return len(index) > 0 and all(isinstance(label, (str, int, np.integer)) for label in index)
+    return len(index) > 0 and all(map(_may_be_id, index))
 
 
 def id_index(table: pd.DataFrame) -> pd.Index | None:
@@ -239,6 +246,13 @@ def subject_of(name: str) -> str:
     return f"sub-{found['sub']}" if "sub" in found else _parts(name, ())[0] if found else name
 
 
+def _may_be_id(label: Any) -> bool:
+    """Whether a label is text, or a whole number of any type."""
+    if isinstance(label, (float, np.floating)):
+        return float(label).is_integer()
+    return isinstance(label, (str, int, np.integer)) and not isinstance(label, bool)
+
+
 def _may_be_ids(index: pd.Index) -> bool:
     """Whether labels without a name are whole numbers other than those of the rows."""
     return bool(pd.api.types.is_integer_dtype(index)) and not _counts_rows(index)
@@ -247,6 +261,11 @@ def _may_be_ids(index: pd.Index) -> bool:
 def _may_be_float_ids(index: pd.Index) -> bool:
     """Whether labels are 1.0, 2.0, ...: ids of a table that once lacked some, or times of volumes."""
     return bool(pd.api.types.is_float_dtype(index) and (index % 1 == 0).all()) and not _counts_rows(index)
+
+
+def _is_number_of_rows(index: pd.Index) -> bool:
+    """Whether labels without a name are numbers: of rows, or times of volumes."""
+    return not len(index) or bool(pd.api.types.is_numeric_dtype(index) and not pd.api.types.is_bool_dtype(index))
 
 
 def _counts_rows(index: pd.Index) -> bool:
@@ -365,6 +384,14 @@ def _ids_in(text: str, known: Collection[str], as_number: bool) -> set[str]:
     }  # fmt: skip
 
 
+def _warn_of_order(why: str, table: str, index: pd.Index) -> None:
+    """Warn that labels of rows are not used."""
+    warnings.warn(
+        f"{why}: rows of {table} ({_head(index)}) are taken in the order of the images; check that they are in it",
+        stacklevel=4,
+    )
+
+
 def _refusal(
     texts: list[str], rows: list[Key], names: Sequence[str], samples: list[Key], table: str, surely: bool
 ) -> str:
@@ -395,6 +422,17 @@ def _refusal(
         f"{table} has {len(rows)} rows and there are {len(names)} images ({'; '.join(parts)}); "
         f"add the rows, or drop the images{order}"
     )
+
+
+def _told_apart(index: pd.Index, names: Sequence[str], paths: Sequence[str] | None) -> list[str]:
+    """Names of samples with the session and run of their paths, where rows have such."""
+    if index.nlevels == 1 or paths is None:
+        return list(names)
+    entities = [dict(zip(("ses", "run"), _entities(path), strict=True)) for path in paths]
+    return [
+        "_".join([name, *(f"{key}-{text}" for key, text in found.items() if text and f"{key}-" not in name)])
+        for name, found in zip(names, entities, strict=True)
+    ]
 
 
 def _head(items: Iterable[Any]) -> str:

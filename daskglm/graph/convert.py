@@ -180,13 +180,13 @@ def _write_chunk(
     """Read the files of one chunk, verified, and write the chunk whole."""
     names, paths = list(files), list(files.values())
     data = np.full((len(paths), how.space.voxels.size), np.nan, dtype)
-    written, faults = list(names), {}
+    written, faults, looks = list(names), {}, {}
     sources = {name: np.zeros(len(paths), np.int64) for name in SOURCE_COLUMNS[1:]}
     for index, (name, path) in enumerate(zip(names, paths, strict=True)):
         try:
             # The state first: a change while reading shows as one, later.
             size, version = state(path)
-            (data[index],), crc32 = read_with_checksum(path, how)
+            (data[index],), crc32, looks[name] = read_with_checksum(path, how)
             for column, value in zip(sources.values(), (size, version, crc32), strict=True):
                 column[index] = value
         except StorageError:  # says nothing of the file
@@ -196,5 +196,5 @@ def _write_chunk(
                 raise
             written[index], faults[name] = "", str(error)
     write_samples(store, target, data, written, {**columns, "source": np.array(paths, dtype=object), **sources})
-    zeros = {name: float(part) for name, part in zip(written, part_of_zeros(data), strict=True) if name}
-    return Receipt(list(zeros), faults, zeros)
+    zeros = part_of_zeros(list(looks.values()), data.shape[1])
+    return Receipt(list(looks), faults, dict(zip(looks, zeros, strict=True)))

@@ -28,6 +28,10 @@ _REMEDY = "restore the image or drop its subject"
 _FAULTS_SHOWN = 20
 
 
+# Of an image: where it is zero and where it has data, a bit a voxel; and whether it has other than whole numbers.
+Look = tuple[NDArray[np.uint8], NDArray[np.uint8], bool]
+
+
 @dataclass(frozen=True)
 class Preparation:
     """What is done to each image on its way from file to vector.
@@ -174,26 +178,43 @@ def own_values(values: NDArray[Any], prepared: NDArray[Any], how: Preparation) -
     return np.take(values, how.space.voxels, axis=1) if how.treats else prepared
 
 
-def part_of_zeros(values: NDArray[Any]) -> NDArray[np.float64]:
+def look_for_zeros(row: NDArray[Any]) -> Look:
+    """Where an image is exactly zero, where it has data, and whether these are other than whole numbers.
+
+    Parameters
+    ----------
+    row : (V,) array
+        Values of an image before it is treated: smoothing leaves no zeros.
+
+    Returns
+    -------
+    zero, data : (V / 8,) uint8
+        A bit a voxel.
+    fractions : bool
+    """
+    finite = np.isfinite(row)
+    observed = row[finite]
+    return np.packbits(row == 0), np.packbits(finite & (row != 0)), bool((observed != np.floor(observed)).any())
+
+
+def part_of_zeros(looks: Sequence[Look], n_voxels: int) -> list[float]:
     """Part of the voxels at which an image is exactly zero and another is not; none of counts and labels.
 
     Parameters
     ----------
-    values : (m, V) array
-        Images; memory holds some rows more, not all.
+    looks : sequence of n looks
+        From :func:`look_for_zeros`.
+    n_voxels : int
+        V.
 
     Returns
     -------
-    (m,) float64
+    list of n float
     """
-    anywhere, fractions = np.zeros(values.shape[1], bool), False
-    for row in values:
-        observed = row[np.isfinite(row)]
-        fractions |= bool((observed != np.floor(observed)).any())
-        anywhere |= np.isfinite(row) & (row != 0)
-    if not fractions:
-        return np.zeros(len(values))
-    return np.array([(anywhere & (row == 0)).mean() for row in values])
+    if not any(fractions for _, _, fractions in looks):
+        return [0.0] * len(looks)
+    anywhere = np.bitwise_or.reduce([data for _, data, _ in looks])
+    return [int(np.unpackbits(anywhere & zero).sum()) / n_voxels for zero, _, _ in looks]
 
 
 def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> NDArray[Any]:
@@ -221,8 +242,8 @@ def read_prepared(path: str, how: Preparation, volumes: slice = slice(None)) -> 
     return _read(path, how, volumes)[0]
 
 
-def read_with_checksum(path: str, how: Preparation) -> tuple[NDArray[Any], int]:
-    """As :func:`read_prepared`, and the CRC-32 of the file as it is on disk; a URL is read once for both.
+def read_with_checksum(path: str, how: Preparation) -> tuple[NDArray[Any], int, Look]:
+    """As :func:`read_prepared` of a 3-D file, and the CRC-32 of the file as it is on disk; a URL is read once for both.
 
     Parameters
     ----------
@@ -231,21 +252,24 @@ def read_with_checksum(path: str, how: Preparation) -> tuple[NDArray[Any], int]:
 
     Returns
     -------
-    values : (m, V) array
+    values : (1, V) array
     crc32 : int
+    look : look
+        Of :func:`look_for_zeros`, at the image as it is in the file.
     """
-    prepared, header = _read(path, how, slice(None))
-    return prepared, checksum(path) if header.crc32 is None else header.crc32
+    prepared, own, header = _read(path, how, slice(None))
+    crc32 = checksum(path) if header.crc32 is None else header.crc32
+    return prepared, crc32, look_for_zeros(own[0])
 
 
-def _read(path: str, how: Preparation, volumes: slice) -> tuple[NDArray[Any], NiftiHeader]:
-    """Read one file, verified, as vectors, and its header."""
+def _read(path: str, how: Preparation, volumes: slice) -> tuple[NDArray[Any], NDArray[Any], NiftiHeader]:
+    """Read one file, verified, as vectors, treated and not, and its header."""
     header, values = read_values(path, volumes)
     prepared = prepare(values, header.shape, header.affine, path, how)
     own = own_values(values, prepared, how)
     check_any_finite(own, path)
     check_varies(own, path)
-    return prepared, header
+    return prepared, own, header
 
 
 def scan_headers(paths: Sequence[str], how: Preparation) -> tuple[list[NiftiHeader | None], dict[str, Exception]]:

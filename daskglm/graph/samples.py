@@ -292,10 +292,14 @@ def _check_regressors(design: pd.DataFrame) -> None:
         known = "".join(character for character in str(name).lower() if character.isalpha()) in _NAMES_OF_IDS
         if name in ID_COLUMNS or not known:
             continue
-        if pd.api.types.is_numeric_dtype(column) and column.is_unique and (column % 1 == 0).all():
+        if not pd.api.types.is_numeric_dtype(column) or not (column % 1 == 0).all():
+            continue
+        # Of several visits a subject its number repeats; sub-01 and the like are indicators of one.
+        repeats = column.nunique() > 2 and not any(character.isdigit() for character in str(name))
+        if column.is_unique or repeats:
             raise DesignError(
                 f"column {name!r} of the design looks like ids, and would be a regressor; call it participant_id to "
-                "match rows by it, or drop it"
+                f"match rows by it, write C({name}) in a formula for a column a subject, or drop it"
             )
 
 

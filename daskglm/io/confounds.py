@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from daskglm.design.events import missing_cells
 from daskglm.errors import DesignError, MissingDependencyError, listing
 from daskglm.io.confound_columns import fill_first, kept_volumes, named_columns, strategy_columns
 from daskglm.io.confound_strategies import (
@@ -25,8 +26,6 @@ from daskglm.io.confound_strategies import (
 )
 from daskglm.io.files import absent as absent_content
 from daskglm.io.tables import read_table, table_text
-
-_MISSING = ["n/a", "", "nan", "NaN", "NA", "N/A"]
 
 
 def load_confounds(
@@ -156,10 +155,12 @@ def read_events(path: str | os.PathLike[str]) -> pd.DataFrame:
                 f"tables of events have columns separated by {kind} (BIDS: tabs in .tsv), but the first line of "
                 f"{name} is {separator.join(columns)!r}; save it so"
             )
-        missing = {column: _MISSING[:2] if column == "trial_type" else _MISSING for column in columns}
+        missing = missing_cells(columns)
         events = pd.read_csv(
             StringIO(text), sep=separator, keep_default_na=False, na_values=missing, dtype={"trial_type": str}
         )
+    except FileNotFoundError as error:
+        raise DesignError(f"cannot read the table of events {name}: there is no such file; correct the path") from error
     except (OSError, pd.errors.ParserError, csv.Error) as error:
         raise DesignError(f"cannot read the table of events {name}: {error}; repair it") from error
     for column in ("onset", "duration"):

@@ -295,13 +295,16 @@ def identical(paths: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _signature(path: str) -> tuple[int, Any]:
-    """Size of a file and some bytes of its middle; of a URL its state."""
+    """Size of a file and some bytes of its middle; of a URL its state; what cannot be read is like no other."""
     if is_url(path):
         return state(path)
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(size // 2)
-        return size, file.read(2**14)
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(size // 2)
+            return size, file.read(2**14)
+    except OSError:
+        return -1, path
 
 
 def _digest(path: str) -> str:

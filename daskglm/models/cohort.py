@@ -22,7 +22,7 @@ from daskglm.io.journal import running
 from daskglm.io.nifti import read_values
 from daskglm.io.provenance import run_record, software, stage
 from daskglm.io.receipts import read_receipt, remove_unit
-from daskglm.models.cohort_checks import check_confounds, check_extras, treatment_of
+from daskglm.models.cohort_checks import check_confounds, check_extras, treatment_of, warn_of_durations
 from daskglm.models.cohort_output import (
     FAILURES,
     Choice,
@@ -38,6 +38,7 @@ from daskglm.models.cohort_stores import group_stores as group_stores
 from daskglm.models.cohort_stores import picture_receipt, read_participants, store_effects
 from daskglm.models.cohort_units import Plan, Receipt, map_path
 from daskglm.models.contrasts import Contrasts, check_any
+from daskglm.models.doubts import warn_of_equal_files
 from daskglm.models.plan import check_resources, folder_bytes
 from daskglm.models.plan_first_level import plan_runs
 from daskglm.models.run_times import warn_of_drifts, warn_of_times
@@ -256,6 +257,8 @@ def _analyse(
         journal.begin(len(runs) + len(grouped), partial(count_done, plan, grouped))
         warn_of_times(runs, plan.t_r, plan.slice_time_ref, stacklevel=4)
         warn_of_drifts(plan.strategies, dict(plan.design).get("drift_model", "cosine"), stacklevel=4)
+        warn_of_equal_files([run.bold for run in runs if not run.fault])
+        warn_of_durations(runs, plan)
         with stage("fit runs", timings):
             receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
         result = CohortResult(plan.output, receipts, list_failures(receipts), dict(plan.labels), stamp=plan.stamp)
@@ -273,7 +276,7 @@ def _analyse(
         else:
             result.notes.append(
                 "no group store: it is made when all subjects are asked for, or with "
-                + option("group_stores=True", "--group-stores")
+                + option("group_stores=True", "--group-stores, or by the group level of daskglm-bids")
             )
         for contrast in plan.contrasts:
             receipt, key = result.picture(contrast)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from daskglm.design.events import warn_of_differing_durations
 from daskglm.design.hrf import is_fir
 from daskglm.errors import (
     DaskGLMError,
@@ -24,7 +25,7 @@ from daskglm.io.confound_strategies import (
     need_nilearn,
     parse_strategies,
 )
-from daskglm.io.confounds import table_columns
+from daskglm.io.confounds import read_events, table_columns
 from daskglm.models.cohort_events import check_transform
 from daskglm.models.cohort_units import Plan
 from daskglm.models.first_level import DESIGN_PARAMETERS
@@ -184,6 +185,28 @@ def check_confounds(runs: Sequence[Run], strategies: Mapping[str, Any]) -> list[
         for name, without in lacking.items()
         if without and is_pattern(name)
     ]
+
+
+def warn_of_durations(runs: Sequence[Run], plan: Plan) -> None:
+    """Warn where a condition is without duration in some runs and lasts in others.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Runs.
+    plan : Plan
+        What is done to each.
+    """
+    if plan.transform or plan.design.get("impulse", "sample") != "sample":
+        return
+    tables = {}
+    for run in runs:
+        if run.events is not None and not run.fault:
+            try:
+                tables[run.name] = read_events(run.events)
+            except DaskGLMError:  # it will be in the list of failures
+                continue
+    warn_of_differing_durations(tables, stacklevel=4)
 
 
 def _columns(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from daskglm.errors import ImageError, listing, option
 from daskglm.graph.compute import compute
-from daskglm.graph.images import Preparation, part_of_zeros, read_prepared
+from daskglm.graph.images import Preparation, look_for_zeros, part_of_zeros, read_prepared
 from daskglm.io.cache import file_states, kept, load_arrays, save_arrays
 from daskglm.io.files import identical, is_url
 from daskglm.models.inputs import Loaded
@@ -38,10 +38,11 @@ def warn_of_doubts(loaded: Loaded, options: Options) -> None:
         how = Preparation(space_of(loaded.images))
         warn_of_zeros(dict(zip(sample_names(loaded.images), paths, strict=False)), how, options)
     elif loaded.sources is None and options.missing != "zero":
-        rows = _spread(range(loaded.images.sizes["sample"]))
-        (values,) = compute(loaded.images["data"].data[rows], here=True)
-        names = [sample_names(loaded.images)[row] for row in rows]
-        tell_zeros(dict(zip(names, part_of_zeros(np.asarray(values)), strict=True)))
+        images = loaded.images if loaded.untreated is None else loaded.untreated
+        rows = _spread(range(images.sizes["sample"]))
+        (values,) = compute(images["data"].data[rows], here=True)
+        names = [sample_names(images)[row] for row in rows]
+        tell_zeros(dict(zip(names, _parts(np.asarray(values)), strict=True)))
 
 
 def warn_of_equal_files(paths: Sequence[str]) -> None:
@@ -53,6 +54,21 @@ def warn_of_equal_files(paths: Sequence[str]) -> None:
         Files or URLs of images of different subjects.
     """
     tell_equal([f"{one} and {other}" for one, other in identical(paths)])
+
+
+def warn_of_equal_runs(sources: Sequence[Any]) -> None:
+    """Warn where runs are given twice, or are files of the same bytes.
+
+    Parameters
+    ----------
+    sources : sequence of str or nibabel image
+        Runs of one model.
+    """
+    first: dict[Any, int] = {}
+    places = [first.setdefault(item if isinstance(item, str) else id(item), k) for k, item in enumerate(sources)]
+    twice = [f"run {place + 1} and run {k + 1}" for k, place in enumerate(places) if place != k]
+    files = [item for item in first if isinstance(item, str)]
+    tell_equal([*twice, *(f"{one} and {other}" for one, other in identical(files))])
 
 
 def tell_equal(pairs: Sequence[str]) -> None:
@@ -96,7 +112,7 @@ def warn_of_zeros(files: Mapping[str, str], how: Preparation, options: Options) 
     def look() -> list[NDArray[np.float64]]:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             rows = list(pool.map(lambda path: read_prepared(path, plain), paths))
-        return [part_of_zeros(np.concatenate(rows))]
+        return [np.array(_parts(np.concatenate(rows)))]
 
     try:
         if options.memory is None:
@@ -107,6 +123,11 @@ def warn_of_zeros(files: Mapping[str, str], how: Preparation, options: Options) 
     except ImageError:  # told when it is its turn
         return
     tell_zeros(dict(zip(names, lost, strict=True)))
+
+
+def _parts(values: NDArray[Any]) -> list[float]:
+    """Part of the voxels at which each of some images (m, V) is zero and another is not."""
+    return part_of_zeros([look_for_zeros(row) for row in values], values.shape[1])
 
 
 def _spread(items: Sequence[Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from daskglm.io.cache import file_states, kept, load_runs, save_runs
 from daskglm.kernels.basis import orthonormal_basis
 from daskglm.kernels.scaling import Scaling, scale_values
 from daskglm.models.array_glm import RegressionResults, labelled
+from daskglm.models.doubts import warn_of_equal_runs
 from daskglm.models.estimator import VoxelwiseModel, wanted_outputs
 from daskglm.models.fixed_effects import contrast_over_runs, warn_of_other_columns
 from daskglm.models.functional import map_image
@@ -237,6 +238,7 @@ class FirstLevelModel(VoxelwiseModel):
         designs = run_designs(
             shapes, events, confounds, sample_masks, design_matrices, self.t_r, self.slice_time_ref, parameters
         )
+        warn_of_equal_runs(sources)
         how = run_preparation(sources, self._options())
         runs = [RunImages(source, how, item.volumes, by_volume) for source, item in zip(sources, designs, strict=True)]
         self.fits_ = self._fit_runs(runs, designs, noise, scaling)

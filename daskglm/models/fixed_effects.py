@@ -1,5 +1,6 @@
 """Contrasts over the runs of a subject: fixed effects."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from daskglm.design.contrasts import check_occurs, contrast_matrix, is_text
 from daskglm.design.matching import check_pairs
-from daskglm.errors import ContrastError, ImageError, NullRegressorError, listing
+from daskglm.errors import ContrastError, ImageError, NullRegressorError, ParameterError, listing
 from daskglm.graph.compute import compute
+from daskglm.io.nifti import read_values
 from daskglm.kernels.contrasts import ContrastMaps, estimates
 from daskglm.kernels.fixed_effects import fixed_effects, joint_f
 from daskglm.models.functional import compute_contrasts
@@ -301,6 +303,7 @@ def compute_fixed_effects(
     Returns
     -------
     effect, variance, stat, z_score : Nifti1Image
+        Of each voxel over the runs that have it: a finite effect and a positive variance. NaN where none has.
 
     Notes
     -----
@@ -310,15 +313,21 @@ def compute_fixed_effects(
     Raises
     ------
     ImageError, SpaceError
-        Where the numbers of images or their grids differ.
+        Where the numbers of images or their grids differ, a file cannot be read, or a variance is negative.
+    ParameterError
+        Where degrees of freedom are not positive numbers.
     """
     if len(contrast_imgs) != len(variance_imgs) or not len(contrast_imgs):
         raise ImageError(f"effects come with variances, but there are {len(contrast_imgs)} and {len(variance_imgs)}")
     if dofs is not None and len(dofs) != len(contrast_imgs):
         raise ImageError(f"there is one number of degrees of freedom a run, but {len(dofs)} for {len(contrast_imgs)}")
+    degrees = np.asarray([100.0] * len(contrast_imgs) if dofs is None else dofs, dtype=np.float64)
+    if not (np.isfinite(degrees) & (degrees > 0)).all():
+        raise ParameterError(
+            f"degrees of freedom are positive numbers, but dofs is {listing(dofs or ())}; correct them"
+        )
     check_pairs(contrast_imgs, variance_imgs, "effects and variances")
-    images = [nib.load(image) if not hasattr(image, "dataobj") else image for image in contrast_imgs]
-    variances = [nib.load(image) if not hasattr(image, "dataobj") else image for image in variance_imgs]
+    images, variances = ([_image(item) for item in given] for given in (contrast_imgs, variance_imgs))
     first = images[0]
     space = VolumeSpace.from_image(first)
     for index, image in enumerate([*images, *variances]):
@@ -327,13 +336,16 @@ def compute_fixed_effects(
     space = VolumeSpace.from_image(first, keep)
     effects = np.stack([_values(image, space) for image in images])
     spread = np.stack([_values(image, space)[0] for image in variances])
-    freedom = np.repeat(np.asarray(dofs if dofs is not None else [100.0] * len(images))[:, None], spread.shape[1], 1)
-    combined = fixed_effects(
-        effects, spread, freedom, None if first.ndim == 3 else effects.shape[1], precision_weighted
-    )
-    effect = combined.effect_size if first.ndim == 4 else combined.effect_size[0]
+    if (spread < 0).any():
+        raise ImageError("variances are not negative, but some of these are; give effects first, then their variances")
+    # A run without a voxel's effect is none of those that are combined there.
+    spread[~np.isfinite(effects).all(axis=1)] = np.nan
+    freedom = np.repeat(degrees[:, None], spread.shape[1], axis=1)
+    rows = effects.shape[1]
+    combined = fixed_effects(effects, spread, freedom, rows if rows > 1 else None, precision_weighted)
+    effect = combined.effect_size if rows > 1 else combined.effect_size[0]
     maps = (effect, combined.effect_variance, combined.stat, combined.z_score)
-    return tuple(space.to_image(np.nan_to_num(values), outside=0) for values in maps)
+    return tuple(space.to_image(values, outside=0) for values in maps)
 
 
 def _by_run(contrast: Any, n_runs: int) -> tuple[list[Any], bool]:
@@ -353,6 +365,15 @@ def _by_run(contrast: Any, n_runs: int) -> tuple[list[Any], bool]:
             "('face, house') or a two-dimensional array"
         )
     return list(contrast), False
+
+
+def _image(item: Any) -> Any:
+    """An image in memory; a file is read to its end, and verified."""
+    if hasattr(item, "dataobj"):
+        return item
+    header, values = read_values(os.fspath(item))
+    grid = values.T.reshape(header.shape, order="F")
+    return nib.Nifti1Image(grid, header.affine, nib.Nifti1Header(header.raw, check=False), dtype=grid.dtype)
 
 
 def _values(image: Any, space: VolumeSpace) -> NDArray[np.float64]:

@@ -43,10 +43,13 @@ class Loaded:
         "order"; ``attrs["sorted_by"]`` by what they were sorted, where the order is not that in which they were given.
     sources : list of str or None
         Paths; empty for a dataset, None for images in memory.
+    untreated : xarray.Dataset or None
+        Of images in memory that are smoothed: as they are before.
     """
 
     images: xr.Dataset
     sources: list[str] | None
+    untreated: xr.Dataset | None = None
 
 
 def load_images(
@@ -342,9 +345,14 @@ def _masked(
     """Images that `read` gives, in the voxels that the mask, or their coverage, leaves."""
 
     def chosen(how: Preparation) -> Loaded:
-        images = _labelled(read(how), samples, how.space)
-        # Files are chosen before their headers are read.
-        return Loaded(images if choose is None else choose(images), paths)
+        def images_of(how: Preparation) -> xr.Dataset:
+            images = _labelled(read(how), samples, how.space)
+            # Files are chosen before their headers are read.
+            return images if choose is None else choose(images)
+
+        smooths = paths is None and how.smoothing_fwhm is not None
+        untreated = images_of(replace(how, smoothing_fwhm=None)) if smooths else None
+        return Loaded(images_of(how), paths, untreated)
 
     loaded = chosen(how)
     if options.mask_img is not None:

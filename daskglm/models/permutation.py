@@ -71,6 +71,8 @@ def non_parametric_inference(
     verbose: int = 0,
     threshold: float | None = None,
     tfce: bool | str = False,
+    *,
+    missing: str = "nan",
     **options: Any,
 ) -> Any:
     """Test a contrast across subjects by permutation, as nilearn's function of this name.
@@ -107,6 +109,8 @@ def non_parametric_inference(
         Cluster-forming p: cluster size and mass are tested too.
     tfce : bool or "stepwise"
         Threshold-free cluster enhancement too; "stepwise" with nilearn's sum.
+    missing : {"nan", "zero"}
+        What is a missing observation: non-finite values, or those and exact zeros.
     **options
         Further arguments of :func:`permutation_test`: ``scheme``, ``rearrangement``, ``within``, ``whole``,
         ``min_coverage``, ``allow_rank_deficient``, ...
@@ -124,7 +128,8 @@ def non_parametric_inference(
     ContrastError, DesignError, ImageError, ParameterError
         Before the work, wherever it can be known.
     """
-    reading = Options(mask, min_coverage=options.get("min_coverage", 0.5), smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs)
+    coverage = options.get("min_coverage", 0.5)
+    reading = Options(mask, missing, min_coverage=coverage, smoothing_fwhm=smoothing_fwhm, n_jobs=n_jobs)
     loaded = images_of(second_level_input, first_level_contrast, reading)
     n_samples = loaded.images.sizes["sample"]
     if n_samples < 2:

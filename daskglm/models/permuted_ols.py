@@ -80,12 +80,13 @@ def permuted_ols(
         raise ImageError("clusters and TFCE need to know where voxels are; give masker")
     _warn_of_constants(values, nuisance)
     space, order = _space_of_masker(masker, values.shape[1])
-    images = images_dataset(values[:, order], names or [str(row) for row in range(len(values))], space)
+    names = names or [str(row) for row in range(len(values))]
+    images = images_dataset(values[:, order], names, space)
     seed, alone = seed_of(random_state), n_perm == 0
     arguments = {"min_coverage": 0.0, "allow_rank_deficient": True, "threshold": threshold, "tfce": tfce, **options}
     made: list[xr.Dataset | None] = []
     for number, column in enumerate(tested.T):
-        design = _design_of_arrays(column, nuisance, model_intercept)
+        design = _design_of_arrays(column, nuisance, model_intercept).set_axis(names, axis=0)
         try:
             maps = permutation_test(
                 images, design, {"tested": np.eye(design.shape[1])[0]}, n_perm=1 if alone else n_perm,
@@ -129,7 +130,7 @@ def _in_one_order(target_vars: Any, tested_vars: Any, confounding_vars: Any) -> 
         return target_vars, tested_vars, confounding_vars, []
     first = next(iter(indexed.values())).index
     names = [label_text(label) for label in first]
-    named_by = "id" if are_ids(first) else "order"
+    named_by = "id" if are_ids(first) or not first.equals(pd.RangeIndex(len(first))) else "order"
     for name, item in indexed.items():
         rows = match_rows(item.index, names, named_by, table=name)
         given[name] = item if rows is None else item.iloc[rows]

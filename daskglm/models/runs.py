@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from daskglm.design.first_level import check_design_matrix, frame_times, make_first_level_design_matrix
+from daskglm.design.events import warn_of_differing_durations
+from daskglm.design.first_level import (
+    check_design_matrix,
+    check_in_order,
+    frame_times,
+    make_first_level_design_matrix,
+)
 from daskglm.errors import (
     DesignError,
     ImageError,
@@ -221,6 +227,12 @@ def run_designs(
         _warn_of_unused(events, confounds, {"t_r": t_r, "slice_time_ref": slice_time_ref, **parameters})
     if design_matrices is None and t_r is None:
         raise ParameterError("a design from events needs the repetition time; give t_r in seconds")
+    all_events = [
+        read_events(os.fspath(table)) if isinstance(table, (str, os.PathLike)) else table for table in all_events
+    ]
+    if design_matrices is None and n_runs > 1 and parameters.get("impulse", "sample") == "sample":
+        named = {f"run {k + 1}": table for k, table in enumerate(all_events) if isinstance(table, pd.DataFrame)}
+        warn_of_differing_durations(named, stacklevel=4)
     designs = []
     for index, shape in enumerate(shapes):
         run, n_volumes = f"run {index + 1}", shape[3]
@@ -230,10 +242,9 @@ def run_designs(
             regressors = _confounds(all_confounds[index], n_volumes, run)
             if sample_masks is None and regressors is not None:
                 _check_none_left_out(regressors, run)
-            table = all_events[index]
-            table = read_events(os.fspath(table)) if isinstance(table, (str, os.PathLike)) else table
             times = frame_times(n_volumes, float(t_r or 0), slice_time_ref)
-            design = make_first_level_design_matrix(times, table, add_regs=_columns(regressors), **parameters)
+            extra = _columns(regressors)
+            design = make_first_level_design_matrix(times, all_events[index], add_regs=extra, **parameters)
         if len(design) != n_volumes:
             raise DesignError(
                 f"a design has a row a volume, but that of {run} has {len(design)} for {n_volumes}; keep the rows of "
@@ -361,6 +372,7 @@ def _confounds(given: Any, n_volumes: int, run: str) -> pd.DataFrame | None:
             f"confounds have a row a volume, but those of {run} have {len(table)} rows for {n_volumes} volumes; "
             "check that they belong to this run, and keep the rows of volumes that sample_masks leaves out"
         )
+    check_in_order(table, f"confounds of {run}")
     return table
 
 

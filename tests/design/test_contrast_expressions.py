@@ -246,3 +246,13 @@ def test_a_misspelt_name_is_told_whole(name):
     columns = ["C(group)[patient]", "group[T.patient]:age", "mean.FD", "face/left", "age"]
     with pytest.raises(ContrastError, match="did you mean"):
         parse_contrast(f"{name} - age", columns)
+
+
+@pytest.mark.parametrize("text", ["1 - 2", "1 - go", "2 * (1 - go)"])
+def test_names_that_are_numbers_are_written_in_backquotes(text):
+    columns = ["1", "2", "go"]
+    with pytest.raises(ContrastError, match="write names that are numbers in backquotes, as in `1` - `2`"):
+        contrast_matrix(text, columns)
+    assert contrast_matrix("`1` - `2`", columns).tolist() == [[1, -1, 0]]
+    with pytest.raises(ContrastError, match=r"(?s)^(?!.*backquotes)"):
+        contrast_matrix("1 - 2", ["a", "b"])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nilearn.glm.first_level import experimental_paradigm as oracle
 
-from daskglm.design.events import check_events
+from daskglm.design.events import check_events, events_table, warn_of_differing_durations
 from daskglm.errors import DesignError
 
 
@@ -115,3 +115,24 @@ def test_bad_columns():
         check_events(pd.concat([table(), table()[["onset"]]], axis=1))
     with pytest.raises(DesignError, match=r"are a DataFrame .* these are dict"):
         check_events({"onset": [1]})
+
+
+@pytest.mark.parametrize("name", ["null", "None", "NA", "001"])
+def test_conditions_of_files_may_have_any_name(tmp_path, name):
+    path = tmp_path / "events.tsv"
+    path.write_text(f"onset\tduration\ttrial_type\n1\t2\t{name}\n9\t2\tgo\n")
+    assert events_table(path)["trial_type"].tolist() == [name, "go"]
+    path.write_text("onset\tduration\ttrial_type\n1\t2\tn/a\n9\t2\t\n")
+    assert events_table(path)["trial_type"].isna().all()
+
+
+def test_durations_that_differ_over_runs_are_told():
+    table = pd.DataFrame({"onset": [1.0, 9.0, 20.0], "duration": [0.0, 0.0, 3.0], "trial_type": ["a", "b", "c"]})
+    longer = table.assign(duration=[2.0, 0.0, 3.0])
+    with pytest.warns(UserWarning, match=r"Events of a are without .*'a': 0 s in run 1, longer in run 2\).*impulse"):
+        warn_of_differing_durations({"run 1": table, "run 2": longer, "run 3": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_differing_durations({"run 1": table, "run 2": table})
+        # Within one run it is told by its design.
+        warn_of_differing_durations({"run 1": table.assign(trial_type="a"), "run 2": longer.assign(trial_type="a")})

@@ -136,6 +136,13 @@ def test_sessions_are_found_in_paths_and_runs_count_too():
     assert match_rows(["sub-P1_ses-2_run-1", *names[:2]], names).tolist() == [1, 2, 0]
 
 
+def test_images_of_other_sessions_are_shown_with_theirs():
+    labels = pd.MultiIndex.from_tuples([("01", "2"), ("02", "2")], names=["participant_id", "session_id"])
+    paths = ["sub-01/ses-1/con.nii", "sub-02/ses-1/con.nii"]
+    with pytest.raises(DesignError, match=r"\(01_ses-2, 02_ses-2\) .* images \(sub-01_ses-1, sub-02_ses-1\)"):
+        match_rows(labels, ["sub-01", "sub-02"], paths=paths)
+
+
 def test_a_covariate_called_session_is_none_of_the_ids():
     table = pd.DataFrame({"participant_id": ["1", "2"], "session": [-0.5, 0.5]})
     assert match_rows(id_index(table), ["sub-2_ses-1", "sub-1_ses-1"]).tolist() == [1, 0]

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shutil
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -258,6 +260,37 @@ def test_weights_by_position_are_of_the_regressors_of_the_first_run(dataset, tmp
         )
         np.testing.assert_allclose(by_position, by_names, rtol=1e-12, atol=1e-14)
     assert sum("run-2" in note and "weights" in note and "'b'" in note for note in result.notes) == 3
+
+
+def test_durations_that_differ_over_runs_are_told(dataset, tmp_path):
+    path = dataset / "sub-02" / "func" / "sub-02_task-x_run-1_events.tsv"
+    pd.read_csv(path, sep="\t").assign(duration=0.0).to_csv(path, sep="\t", index=False)
+    with pytest.warns(UserWarning, match=r"Events of a, b .* 0 s in sub-02_task-x_run-1\S*, longer in sub-01"):
+        run_cohort(dataset, tmp_path / "out")
+    events = [pd.read_csv(path.with_name(f"sub-02_task-x_run-{run}_events.tsv"), sep="\t") for run in (1, 2)]
+    runs, mask = [str(bold_of(dataset, "sub-02", run)) for run in (1, 2)], nib.Nifti1Image(np.ones(SHAPE), AFFINE)
+    with pytest.warns(UserWarning, match=r"0 s in run 1, longer in run 2"):
+        FirstLevelModel(t_r=T_R, mask_img=mask).fit(runs, events)
+    with warnings.catch_warnings(record=True) as met:
+        warnings.simplefilter("always")
+        FirstLevelModel(t_r=T_R, mask_img=mask, impulse="unit").fit(runs, events)
+        run_cohort(dataset, tmp_path / "unit", impulse="unit")
+    assert not [item for item in met if "longer in" in str(item.message)]
+
+
+def test_equal_runs_are_told(dataset, tmp_path):
+    shutil.copy(bold_of(dataset, "sub-01", 2), bold_of(dataset, "sub-02", 1))
+    with pytest.warns(UserWarning, match=r"same bytes: \S*sub-01_task-x_run-2\S* and \S*sub-02_task-x_run-1"):
+        run_cohort(dataset, tmp_path / "out")
+    events = pd.read_csv(dataset / "sub-01" / "func" / "sub-01_task-x_run-1_events.tsv", sep="\t")
+    model = FirstLevelModel(t_r=T_R, mask_img=nib.Nifti1Image(np.ones(SHAPE), AFFINE))
+    paths = [str(bold_of(dataset, *key)) for key in (("sub-01", 1), ("sub-01", 2))]
+    model.fit(paths, [events] * 2)
+    shutil.copy(*paths)
+    image = nib.Nifti1Image(nib.load(paths[0]).get_fdata(), AFFINE)
+    for runs in (paths, [paths[0], paths[0]], [image, image]):
+        with pytest.warns(UserWarning, match="have the same bytes"):
+            model.fit(runs, [events] * 2)
 
 
 def test_each_subject_has_its_own_mask(dataset):

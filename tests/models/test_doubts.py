@@ -16,19 +16,23 @@ from daskglm.models.permutation_analysis import permutation_analysis
 def analyses(cohort, folder, images=None, **options):
     """Everything that reads images of subjects."""
     images, common = cohort.paths if images is None else images, {"mask": cohort.mask_img, **options}
+    design, missing, fwhm = cohort.design, common.get("missing", "nan"), common.get("smoothing_fwhm")
     return {
         "group": lambda: group_analysis(images, f"{folder}/group", "~ 1", {"mean": "intercept"}, **common),
         "permute": lambda: permutation_analysis(
             images, f"{folder}/permuted", "~ 1", {"mean": "intercept"}, n_perm=20, **common
         ),
         "convert": lambda: daskglm.convert(images, f"{folder}/all.zarr", **common),
-        "fit": lambda: daskglm.SecondLevelModel(mask_img=common["mask"], missing=common.get("missing", "nan")).fit(
-            images, design_matrix=cohort.design
+        "fit": lambda: daskglm.SecondLevelModel(mask_img=common["mask"], missing=missing, smoothing_fwhm=fwhm).fit(
+            images, design_matrix=design
+        ),
+        "infer": lambda: daskglm.non_parametric_inference(
+            images, design_matrix=design, second_level_contrast="age", n_perm=20, **common
         ),
     }
 
 
-ALL = ["group", "permute", "convert", "fit"]
+ALL = ["group", "permute", "convert", "fit", "infer"]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -46,14 +50,14 @@ def test_equal_images_added_later(cohort, tmp_path):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("mask", [True, False])
-def test_zeros_in_a_third_of_the_images(cohort, tmp_path, name, mask):
+@pytest.mark.parametrize(("mask", "fwhm"), [(True, None), (False, None), (True, 6.0)])
+def test_zeros_in_a_third_of_the_images(cohort, tmp_path, name, mask, fwhm):
     """Images whose field of view ends: zeros are counted, and it is said; with --missing zero they are not."""
     for path, data in zip(cohort.paths[::3], cohort.data[::3], strict=True):
         cut = data.copy()
         cut[:, :, 3] = 0
         nib.Nifti1Image(cut, AFFINE).to_filename(path)
-    options = {} if mask else {"mask": None}
+    options = {"smoothing_fwhm": fwhm} | ({} if mask else {"mask": None})
     told = r"zeros count as data, but \d of the \d+ images looked at .*sub-01.*; give missing=.zero."
     with pytest.warns(UserWarning, match=told):
         analyses(cohort, tmp_path, **options)[name]()
@@ -62,11 +66,12 @@ def test_zeros_in_a_third_of_the_images(cohort, tmp_path, name, mask):
         analyses(cohort, tmp_path / "zero", missing="zero", **options)[name]()
 
 
-def test_zeros_of_images_in_memory(cohort, tmp_path):
+@pytest.mark.parametrize("fwhm", [None, 6.0])
+def test_zeros_of_images_in_memory(cohort, tmp_path, fwhm):
     images = [nib.Nifti1Image(data.copy(), AFFINE) for data in cohort.data]
     np.asanyarray(images[0].dataobj)[1:4, 1:7, 3] = 0
     with pytest.warns(UserWarning, match=r"but 1 of the 8 images looked at .*image-1"):
-        analyses(cohort, tmp_path, images)["fit"]()
+        analyses(cohort, tmp_path, images, smoothing_fwhm=fwhm)["fit"]()
 
 
 @pytest.mark.parametrize("kind", ["labels", "same zeros"])

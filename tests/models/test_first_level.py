@@ -482,12 +482,53 @@ def test_compute_fixed_effects(tmp_path, weighted, dofs, rows, masked):
     np.testing.assert_array_equal(np.asarray(read[3].dataobj), np.asarray(ours[3].dataobj))
 
 
+def test_fixed_effects_of_maps_with_a_fourth_axis_are_t():
+    rng = np.random.default_rng(8)
+    effects = [nib.Nifti1Image(rng.normal(-2, 1, (*SHAPE, 1)), AFFINE) for _ in range(3)]
+    variances = [nib.Nifti1Image(rng.uniform(0.5, 2, (*SHAPE, 1)), AFFINE) for _ in range(3)]
+    whole = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)
+    theirs = quiet(oracle_fixed_effects, effects, variances, whole)
+    for mine, other in zip(daskglm.compute_fixed_effects(effects, variances), theirs, strict=True):
+        np.testing.assert_allclose(mine.get_fdata(), other.get_fdata(), rtol=1e-8, atol=1e-9)
+    assert (theirs[3].get_fdata() < 0).mean() > 0.9
+
+
+def test_fixed_effects_of_a_voxel_are_of_the_runs_that_have_it():
+    rng = np.random.default_rng(9)
+    effects, variances = rng.normal(1, 1, (3, *SHAPE)), rng.uniform(0.5, 2, (3, *SHAPE))
+    effects[1, 0, 0, 0] = variances[1, 1, 0, 0] = np.nan
+    variances[1, 2, 0, 0] = 0.0
+    effects[:, 3, 0, 0] = np.nan
+    given = [[nib.Nifti1Image(values, AFFINE) for values in side] for side in (effects, variances)]
+    two = [[side[0], side[2]] for side in given]
+    found, expected = daskglm.compute_fixed_effects(*given), daskglm.compute_fixed_effects(*two)
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine.get_fdata()[:3, 0, 0], other.get_fdata()[:3, 0, 0])
+        assert np.isnan(mine.get_fdata()[3, 0, 0])
+
+
+def test_files_of_fixed_effects_are_verified(tmp_path):
+    paths = [str(tmp_path / f"{k}.nii.gz") for k in range(4)]
+    for path in paths:
+        nib.Nifti1Image(np.random.default_rng(1).uniform(1, 2, SHAPE), AFFINE).to_filename(path)
+    content = bytearray((tmp_path / "1.nii.gz").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "1.nii.gz").write_bytes(content)
+    with pytest.raises(CorruptImageError, match=r"1.nii.gz"):
+        daskglm.compute_fixed_effects(paths[:2], paths[2:])
+
+
 def test_compute_fixed_effects_refuses():
     image = nib.Nifti1Image(np.ones(SHAPE), AFFINE)
     with pytest.raises(ImageError, match="1 and 2"):
         daskglm.compute_fixed_effects([image], [image, image])
     with pytest.raises(ImageError, match="degrees of freedom"):
         daskglm.compute_fixed_effects([image], [image], dofs=[1, 2])
+    for wrong in (0, -3, np.nan, np.inf):
+        with pytest.raises(ParameterError, match="degrees of freedom are positive numbers"):
+            daskglm.compute_fixed_effects([image], [image], dofs=[wrong])
+    with pytest.raises(ImageError, match="give effects first"):
+        daskglm.compute_fixed_effects([image], [nib.Nifti1Image(-np.ones(SHAPE), AFFINE)])
     with pytest.raises(SpaceError, match="image 1"):
         daskglm.compute_fixed_effects([image], [nib.Nifti1Image(np.ones((2, 2, 2)), AFFINE)])
 

@@ -124,6 +124,20 @@ def test_sample_masks_that_are_none(single, mask, message):
         FirstLevelModel(t_r=TR, mask_img=single.mask_img).fit(single.paths, single.events, sample_masks=[mask])
 
 
+def test_tables_of_volumes_that_were_sorted_are_refused(single):
+    model = FirstLevelModel(t_r=TR, mask_img=single.mask_img)
+    table = single.confounds[0]
+    with pytest.raises(DesignError, match=r"confounds of run 1 .* does not ascend; sort them \(sort_index\)"):
+        model.fit(single.paths, single.events, [table.sort_values(table.columns[0])])
+    z = model.fit(single.paths, single.events, [table]).compute_contrast("a").get_fdata()
+    design = model.design_matrices_[0]
+    with pytest.raises(DesignError, match=r"the design matrix .* does not ascend"):
+        FirstLevelModel(t_r=TR, mask_img=single.mask_img).fit(single.paths, design_matrices=[design.sort_values("a")])
+    # Two tables, one under the other, have each number twice.
+    halves = pd.concat([table.iloc[:10].reset_index(drop=True), table.iloc[10:].reset_index(drop=True)])
+    np.testing.assert_array_equal(model.fit(single.paths, single.events, [halves]).compute_contrast("a").get_fdata(), z)
+
+
 def test_weights_with_names_belong_to_the_names(single):
     mine, _ = models(single)
     expected = mine.compute_contrast("b - a").get_fdata()

@@ -120,12 +120,48 @@ def test_ids_that_no_image_has_are_refused(tmp_path):
         t_of(files(tmp_path, [f"sub-{k}.nii" for k in NUMBERS])[::2], DESIGN.iloc[::2])
 
 
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (["sub-101", np.nan, *[f"sub-{k}" for k in NUMBERS[2:]]], "nan"),
+        ([f"sub-{k}".encode() for k in NUMBERS], "b'sub-1"),
+        (pd.date_range("2020-01-01", periods=N), "2020-01-"),
+        (NUMBERS > 106, "True|False"),
+        ([f"sub-{k}" for k in NUMBERS[:-1]] + [1.5], "1.5"),
+    ],
+)
+def test_labels_that_are_no_ids_are_no_order_either(tmp_path, labels, shown):
+    paths = files(tmp_path, [f"sub-{k}.nii" for k in NUMBERS])
+    with pytest.raises(DesignError, match=f"the labels of some are .*({shown}).*reset_index"):
+        t_of(paths, shuffled(labels))
+    assert t_of(paths, DESIGN.set_axis(labels).reset_index(drop=True)) == pytest.approx(T, abs=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["in memory", "names without ids"])
+def test_a_design_that_was_sorted_beside_images_without_ids_is_told(tmp_path, kind):
+    images = [nib.Nifti1Image(values, AFFINE) for values in DATA]
+    images = images if kind == "in memory" else files(tmp_path, [f"map_{chr(97 + k)}.nii" for k in range(N)])
+    model = SecondLevelModel(mask_img=False)
+    with pytest.warns(UserWarning, match="rows of the design .* are taken in the order of the images; check"):
+        model.fit([images[k] for k in ORDER], design_matrix=DESIGN.iloc[ORDER])
+    t = np.asarray(model.compute_contrast("age", output_type="stat").dataobj)[1, 1, 1]
+    assert t == pytest.approx(T, abs=1e-10)
+
+
+def test_ids_of_several_types_in_one_index(tmp_path):
+    paths = files(tmp_path, [f"sub-{k}.nii" for k in NUMBERS])
+    labels = [[f"sub-{k}", int(k), float(k)][k % 3] for k in NUMBERS]
+    assert t_of(paths, shuffled(labels)) == pytest.approx(T, abs=1e-10)
+
+
 @pytest.mark.parametrize("name", ["subject", "Subject_ID", "id", "Participant ID"])
 def test_ids_under_another_name_are_no_regressor(tmp_path, name):
     paths = files(tmp_path, [f"sub-{k}.nii" for k in NUMBERS])
     with pytest.raises(DesignError, match=f"column '{name}' of the design looks like ids.*call it participant_id"):
         t_of(paths, DESIGN.assign(**{name: NUMBERS}))
-    t_of(paths, DESIGN.assign(**{name: [0.0, 1.0] * 6}))
+    with pytest.raises(DesignError, match=f"column '{name}' of the design looks like ids"):
+        t_of(paths, DESIGN.assign(**{name: np.repeat(NUMBERS[:6], 2)}))
+    t_of(paths, DESIGN.assign(**{name: [0.0, 1.0] * 6, "sub-1": [1.0, 0.0, -1.0] * 4}))
 
 
 def test_order_alone_is_told_in_the_report(tmp_path):
@@ -286,6 +322,19 @@ def test_arrays_of_pandas_are_matched_by_index():
     np.testing.assert_array_equal(*inside)
     with pytest.raises(DesignError, match="none of its 12 ids"):
         daskglm.permuted_ols(tested.set_axis([f"Q{k}" for k in range(N)]), values, n_perm=5)
+
+
+@pytest.mark.parametrize("sorted_ones", ["x", "y", "z", "xy", "xz", "yz", "xyz"])
+def test_arrays_of_pandas_that_were_sorted_keep_their_rows(sorted_ones):
+    given = {"x": pd.Series(RNG.standard_normal(N)), "y": pd.DataFrame(DATA.reshape(N, -1)), "z": DESIGN[["age"]]}
+    expected = sm.OLS(given["y"][0], np.c_[given["x"], DESIGN]).fit().tvalues.iloc[0]
+    mixed = {name: item.iloc[ORDER] if name in sorted_ones else item for name, item in given.items()}
+    arrays = {
+        name: item.iloc[ORDER] if name in sorted_ones else item.iloc[ORDER].to_numpy() for name, item in given.items()
+    }
+    for found in (mixed, arrays):
+        t = daskglm.permuted_ols(found["x"], found["y"], found["z"], n_perm=0)["t"][0, 0]
+        assert t == pytest.approx(expected, abs=1e-6)
 
 
 def test_runs_beside_tables_of_other_runs(tmp_path):
