@@ -113,7 +113,6 @@ def units_on_disk(output):
 
 def add_runs(root, subjects):
     """Two short runs of each subject."""
-    rng = np.random.default_rng(1)
     for subject in subjects:
         raw = root / f"sub-{subject}" / "func"
         derived = root / "derivatives" / "prep" / f"sub-{subject}" / "func"
@@ -124,7 +123,8 @@ def add_runs(root, subjects):
             events = pd.DataFrame({"onset": np.arange(4, 70, 10.0), "duration": 3.0, "trial_type": [*"abababa"]})
             events.to_csv(raw / f"{name}_events.tsv", sep="\t", index=False)
             stem = derived / f"{name}_space-T1w_desc-"
-            data = 500 + 5 * rng.standard_normal((4, 4, 3, 40))
+            # Runs that are added later are no copies of the first ones.
+            data = 500 + 5 * np.random.default_rng(list(name.encode())).standard_normal((4, 4, 3, 40))
             nib.save(nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1])), f"{stem}preproc_bold.nii.gz")
             nib.save(nib.Nifti1Image(np.ones((4, 4, 3), np.uint8), np.diag([3.0, 3, 3, 1])), f"{stem}brain_mask.nii.gz")
             Path(f"{stem}preproc_bold.json").write_text(json.dumps({"RepetitionTime": 2.0, "StartTime": 0.0}))

@@ -193,6 +193,23 @@ def test_group_store_is_the_input_of_group(dataset, tmp_path):
     assert (tmp_path / "age" / "contrast-age_stat-z_statmap.nii.gz").exists()
 
 
+def test_a_column_of_nothing_among_the_participants_goes_with_the_store(dataset, tmp_path):
+    path, output = dataset / "participants.tsv", tmp_path / "out"
+    table = pd.read_csv(path, sep="\t").assign(score=np.nan, hand=[np.nan, "left", np.nan])
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a")
+    result = run_cohort(dataset, output)
+    arguments = ["group", str(output), "--contrast", "aMinusB", "--contrast", "age", "--quiet", "--output"]
+    done = CliRunner().invoke(main, [*arguments, str(tmp_path / "age"), "--formula", "~ age"])
+    assert done.exit_code == 0, done.output
+    values = [statmap(item.folder, item.name, "effect")[1, 1, 1] for item in result.subjects]
+    slope = np.polyfit([20, 30, 40], values, 1)[0]
+    found = nib.load(tmp_path / "age" / "contrast-age_stat-effect_statmap.nii.gz").get_fdata()[1, 1, 1]
+    assert found == pytest.approx(slope, rel=1e-4)
+    done = CliRunner().invoke(main, [*arguments, str(tmp_path / "score"), "--formula", "~ age + score"])
+    assert done.exit_code == 2
+    assert "score" in done.output
+
+
 def test_command(dataset, tmp_path):
     bold_of(dataset, "sub-03", 2).write_bytes(b"")
     arguments = ["first-level", str(dataset), str(tmp_path / "out"), "--contrast", "a - b", "--confounds", "motion"]
@@ -265,11 +282,13 @@ def test_weights_by_position_are_of_the_regressors_of_the_first_run(dataset, tmp
 def test_durations_that_differ_over_runs_are_told(dataset, tmp_path):
     path = dataset / "sub-02" / "func" / "sub-02_task-x_run-1_events.tsv"
     pd.read_csv(path, sep="\t").assign(duration=0.0).to_csv(path, sep="\t", index=False)
-    with pytest.warns(UserWarning, match=r"Events of a, b .* 0 s in sub-02_task-x_run-1\S*, longer in sub-01"):
+    told = r"Events of a, b .* 0 s in sub-02_task-x_run-1\S*, longer in sub-01"
+    with pytest.warns(UserWarning, match="null duration"), pytest.warns(UserWarning, match=told):
         run_cohort(dataset, tmp_path / "out")
     events = [pd.read_csv(path.with_name(f"sub-02_task-x_run-{run}_events.tsv"), sep="\t") for run in (1, 2)]
     runs, mask = [str(bold_of(dataset, "sub-02", run)) for run in (1, 2)], nib.Nifti1Image(np.ones(SHAPE), AFFINE)
-    with pytest.warns(UserWarning, match=r"0 s in run 1, longer in run 2"):
+    told = "0 s in run 1, longer in run 2"
+    with pytest.warns(UserWarning, match="null duration"), pytest.warns(UserWarning, match=told):
         FirstLevelModel(t_r=T_R, mask_img=mask).fit(runs, events)
     with warnings.catch_warnings(record=True) as met:
         warnings.simplefilter("always")

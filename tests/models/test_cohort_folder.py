@@ -27,7 +27,6 @@ CONTRAST = {"a - b": "a - b"}
 
 
 def add_runs(root, subjects=("01", "02"), sessions=("",), task="x", runs=(1, 2), more=""):
-    rng = np.random.default_rng(1)
     for subject in subjects:
         for session in sessions:
             folder = Path(f"sub-{subject}", f"ses-{session}" if session else "", "func")
@@ -41,6 +40,8 @@ def add_runs(root, subjects=("01", "02"), sessions=("",), task="x", runs=(1, 2),
                     {"onset": onsets, "duration": 3.0, "trial_type": ["a", "b", "a", "b", "a", "b", "a"]}
                 )
                 events.to_csv(raw / f"{name}_events.tsv", sep="\t", index=False)
+                # Runs that are added later are no copies of the first ones.
+                rng = np.random.default_rng(list(f"{name}{more}".encode()))
                 data = 500 + 5 * rng.standard_normal((*SHAPE, N_VOLUMES))
                 nib.save(nib.Nifti1Image(data, AFFINE), derived / f"{name}_space-T1w{more}_desc-preproc_bold.nii.gz")
                 mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)

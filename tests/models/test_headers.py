@@ -48,7 +48,8 @@ def _intent(image):
 def test_statistics_of_a_run(run_and_design, tmp_path):
     image, design = run_and_design
     model = FirstLevelModel(mask_img=False, signal_scaling=False, noise_model="ols")
-    model.fit([image, image], design_matrices=[design, design.iloc[:, [0, 1, 2]]])
+    other = nib.Nifti1Image(image.get_fdata() + 1, image.affine, image.header)
+    model.fit([image, other], design_matrices=[design, design.iloc[:, [0, 1, 2]]])
     maps = model.compute_contrast("a", output_type="all")
     # 40 - 3 of each of two runs.
     assert _intent(maps["stat"]) == ("t test", (74.0,), "a")
