@@ -22,6 +22,7 @@ from daskglm.graph.progress import shown
 from daskglm.graph.samples import match_design, match_values, warn_of_repeats
 from daskglm.inference.permutation_maps import Total, WholeMap, label_maps, levels_of, single
 from daskglm.inference.planning import cluster_threshold, plan_tests
+from daskglm.inference.thresholding import check_number
 from daskglm.io.permutations import load_units, save_unit
 from daskglm.kernels.adjacency import CONNECTIVITIES, grid_adjacency
 from daskglm.kernels.moments import Array
@@ -151,6 +152,9 @@ def permutation_test(
     """
     check_enhancement(tfce, extent, height)
     check_choice("connectivity", connectivity, CONNECTIVITIES)
+    check_number("min_coverage", min_coverage, 0, 1)
+    if stop_at is not None:
+        check_number(option("stop_at", "--stop-at"), stop_at, 0, 1)
     design = match_design(design, images)
     if not allow_rank_deficient:
         check_design(design, images.sizes["sample"])

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,18 @@ def plan_tests(
     ContrastError, DesignError, ParameterError
         As :func:`permutation_test`.
     """
+    if isinstance(random_state, bool) or not isinstance(random_state, Integral) or random_state < 0:
+        raise ParameterError(
+            f"{option('random_state', '--seed')} is a whole number from 0, but it is {random_state!r}; rearrangement i "
+            "depends on it and i alone"
+        )
+    f_contrasts = [f_contrasts] if isinstance(f_contrasts, str) else f_contrasts
+    unknown = [name for name in f_contrasts if name not in contrasts]
+    if unknown:
+        raise ContrastError(
+            f"f_contrasts names contrasts to be tested as F, but there is no contrast {listing(map(repr, unknown))} "
+            f"among {listing(contrasts)}; correct the name"
+        )
     options: dict[str, Any] = {"f_contrasts": f_contrasts, "two_sided": two_sided, "scheme": scheme}
     tests = parse_tests(design, contrasts, min_count=min_count, **options)
     means = means_tested(tests, np.full((len(design), 1), len(design) ** -0.5))

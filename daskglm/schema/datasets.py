@@ -73,6 +73,8 @@ def check_images(images: xr.Dataset) -> None:
     if "data" not in images or images["data"].dims != ("sample", "voxel"):
         found = {name: variable.dims for name, variable in images.data_vars.items()}
         raise ImageError(f"an images dataset has a variable data (sample, voxel), but this one has {found}")
+    if images["data"].dtype.kind not in "biuf":
+        raise ImageError(f"images hold real numbers, but data of the images dataset is {images['data'].dtype}")
     if "space" not in images.attrs or "voxel" not in images.coords or "sample" not in images.coords:
         raise ImageError(
             "an images dataset has coordinates sample and voxel and an attribute space; "

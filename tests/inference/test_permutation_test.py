@@ -259,6 +259,30 @@ def test_what_cannot_be_tested_is_refused():
         permutation_test(images(np.full((10, 120), np.nan)), design, {"x": "x"}, n_perm=10)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"random_state": None}, "random_state is a whole number from 0, but it is None"),
+        ({"random_state": -1}, "but it is -1"),
+        ({"random_state": 1.5}, "but it is 1.5"),
+        ({"min_coverage": 2}, "min_coverage is a number from 0 to 1, but it is 2"),
+        ({"stop_at": 5}, "stop_at is a number from 0 to 1, but it is 5"),
+        ({"f_contrasts": ["y"]}, "no contrast 'y' among x, xy"),
+        ({"f_contrasts": "y"}, "no contrast 'y' among x, xy"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(given, message):
+    design = pd.DataFrame({"x": noise(10, 1)[:, 0], "mean": np.ones(10)})
+    with pytest.raises((ParameterError, ContrastError), match=message):
+        permutation_test(images(noise(10)), design, {"x": "x", "xy": "2 * x"}, n_perm=10, **given)
+
+
+def test_the_name_of_one_f_contrast_is_that_of_no_part_of_it():
+    design = pd.DataFrame({"x": noise(10, 1)[:, 0], "mean": np.ones(10)})
+    maps = permutation_test(images(noise(10)), design, {"x": "x", "xy": "2 * x"}, n_perm=10, f_contrasts="xy")
+    assert maps["stat_type"].values.tolist() == ["t", "F"]
+
+
 def rejections(simulate, n_simulations, names=("logp_max_stat",), **named):
     counts = dict.fromkeys(names, 0)
     for seed in range(n_simulations):
