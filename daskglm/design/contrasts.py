@@ -237,9 +237,10 @@ def check_occurs(matrix: Array, columns: Sequence[str], row_space: Array) -> Non
     at_fault = np.flatnonzero(null & (matrix != 0).any(axis=0))
     if at_fault.size:
         names = [columns[index] for index in at_fault.tolist()]
+        verb, it = ("is", "it") if len(names) == 1 else ("are", "them")
         raise NullRegressorError(
-            f"a contrast is of regressors that occur, but {listing(names)} is zero throughout: no event of it lies "
-            "within the volumes that are analysed; leave it out of the contrast"
+            f"a contrast is of regressors that occur, but {listing(names)} {verb} zero throughout: no event of {it} "
+            f"lies within the volumes that are analysed; leave {it} out of the contrast"
         )
 
 

@@ -48,11 +48,13 @@ def plan_tests(
     ContrastError, DesignError, ParameterError
         As :func:`permutation_test`.
     """
-    if isinstance(random_state, bool) or not isinstance(random_state, Integral) or random_state < 0:
+    seed: Any = random_state
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise ParameterError(
             f"{option('random_state', '--seed')} is a whole number from 0, but it is {random_state!r}; rearrangement i "
             "depends on it and i alone"
         )
+    # A text is a sequence, too: of its letters.
     f_contrasts = [f_contrasts] if isinstance(f_contrasts, str) else f_contrasts
     unknown = [name for name in f_contrasts if name not in contrasts]
     if unknown:

@@ -181,12 +181,13 @@ def run_glm(
         Where shapes differ, the design leaves no degrees of freedom, or the noise model is none.
     """
     matrix = np.asarray(X, dtype=np.float64)
-    data = Y if isinstance(Y, da.Array) else da.from_array(np.asarray(Y), chunks=(-1, _VOXELS_TOGETHER))
-    if matrix.ndim != 2 or data.ndim != 2 or len(matrix) != data.shape[0]:
+    values = Y if isinstance(Y, da.Array) else np.asarray(Y)
+    if matrix.ndim != 2 or values.ndim != 2 or len(matrix) != values.shape[0]:
         raise DesignError(
-            f"the design has a row a row of the data, but the shapes are {matrix.shape} and {data.shape}; give both "
+            f"the design has a row a row of the data, but the shapes are {matrix.shape} and {values.shape}; give both "
             "for the same volumes"
         )
+    data = values if isinstance(values, da.Array) else da.from_array(values, chunks=(-1, _VOXELS_TOGETHER))
     if not np.isfinite(matrix).all():
         raise DesignError("a design is finite numbers, but this one has NaN or infinity; replace them")
     noise = parse_noise_model(noise_model, bins, random_state)

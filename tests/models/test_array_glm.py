@@ -68,6 +68,8 @@ def test_what_cannot_be_fitted_or_tested_is_refused(arrays):
     data, design = arrays
     with pytest.raises(DesignError, match=r"\(79, 5\) and \(80, 40\)"):
         daskglm.run_glm(data, design[1:])
+    with pytest.raises(DesignError, match=r"\(80, 5\) and \(80,\)"):
+        daskglm.run_glm(data[:, 0], design)
     with pytest.raises(ParameterError, match="arfoo"):
         daskglm.run_glm(data, design, "arfoo")
     twice = np.column_stack([design, design[:, 0]])
