@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from daskglm.design.formula import design_from_formula
+from daskglm.design.formula import design_from_formula, formula_columns
 from daskglm.errors import DesignError
 
 patsy = pytest.importorskip("patsy")
@@ -276,3 +276,27 @@ def test_levels_of_numbers_are_named_as_the_table_writes_them():
     names = design_from_formula("~ C(site) + C(dose) + C(text)", table).columns.tolist()
     assert names == ["intercept", "C(site)[T.2]", "C(site)[T.3]", "C(dose)[T.1.0]", "C(text)[T.2.0]"]
     assert "C(site)[T.2]:C(text)[T.2.0]" in design_from_formula("~ C(site) * C(text)", table).columns
+
+
+WIDE = pd.DataFrame(np.random.default_rng(5).standard_normal((4, 142)), columns=[f"x{k}" for k in range(142)])
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused", "message"),
+    [
+        ("~ age" + " " * 9_995, "~ age" + " " * 9_996, "up to 10000 characters, but this one has 10001"),
+        ("~ (age + sex)**9", "~ (age + sex)**10", "whole numbers from 1 to 9"),
+        ("~ age**1", "~ age**0", "whole numbers from 1 to 9"),
+        # 141 ** 2 = 19881 and 142 ** 2 = 20164.
+        (f"~ ({' + '.join(WIDE.columns[:141])})**2", f"~ ({' + '.join(WIDE.columns)})**2", "up to 20000 products"),
+        ("~ bs(age, df=100)", "~ bs(age, df=101)", "numbers up to 100"),
+        ("~ poly(age, 100)", "~ poly(age, 100.5)", "numbers up to 100, .* but '100.5' follows"),
+        # The base of a coding is a level, of any size.
+        ("~ C(site, contr.treatment(base=101))", "~ C(site, contr.treatment, 101)", "numbers up to 100"),
+    ],
+)
+def test_limits_of_a_formula_hold_to_the_last(allowed, refused, message):
+    columns = [*TABLE.columns, *WIDE.columns]
+    assert formula_columns(allowed, columns)
+    with pytest.raises(DesignError, match=message):
+        formula_columns(refused, columns)

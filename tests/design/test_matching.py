@@ -72,6 +72,12 @@ def test_the_longest_id_in_a_name_counts():
     assert match_rows(["P1_2", "P1"], paths, "file", paths=paths).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("longer", ["P1_A", "A_P1", "B_P1_A", "A-P1", "A_B_C_D_E_P1"])
+def test_an_id_within_a_longer_one_does_not_count(longer):
+    paths = [f"con_{longer}_map.nii", "con_P1_map.nii"]
+    assert match_rows(["P1", longer], paths, "file", paths=paths).tolist() == [1, 0]
+
+
 def test_order_is_used_only_without_ids():
     assert match_rows(pd.RangeIndex(9), NAMES) is None
     assert match_rows(pd.Index([0, 2, 5]), ["map_a", "map_b", "map_c"], "file", paths=["a", "b", "c"]) is None

@@ -392,6 +392,22 @@ def test_groups_with_variances_of_their_own_equal_palm(kind, is_f, two_sided):
     np.testing.assert_allclose(np.sort(found["h0_max_stat"].values[0]), np.sort(z[1:].max(axis=1)), rtol=1e-7)
 
 
+def test_a_group_with_next_to_no_residuals_is_kept_and_one_with_none_refused():
+    """The first row is a group of its own, and a regressor explains all of it but a millionth."""
+    rng, groups = np.random.default_rng(3), np.repeat([0, 1], [1, 9])
+    leverage = np.where(groups == 0, 1, 5e-4 * rng.standard_normal(10) * (np.arange(10) > 6))
+    design, values = np.column_stack([leverage, np.ones(10)]), rng.standard_normal((10, 120))
+    flips = {"rearrangement": "sign_flip", "variance_groups": groups, "n_perm": 5}
+    left = 1 - np.diag(design @ np.linalg.pinv(design))[0]
+    assert 1e-8 < left < 1e-5
+    found = run(values, pd.DataFrame(design, columns=["a", "b"]), "b", **flips)
+    stat, _ = palm(values, design, np.array([[0, 1.0]]), groups, [(np.arange(10), np.ones(10))])
+    np.testing.assert_allclose(found["stat"].values[0], stat[0], rtol=1e-6)
+    design[:, 0] = groups == 0
+    with pytest.raises(DesignError, match="contrast 'c' leaves one without"):
+        run(values, pd.DataFrame(design, columns=["a", "b"]), "b", **flips)
+
+
 @pytest.mark.parametrize(("contrast", "two_sided"), [("a - b", True), ("a - b", False), ("a - b, c", True)])
 def test_clusters_with_variance_groups_are_of_z_above_that_of_p(contrast, two_sided):
     """Labelled by SciPy: v is compared as z of t, on both sides, and G as z of the upper tail of F."""

@@ -139,6 +139,15 @@ def test_task_and_space(dataset):
         find_runs(dataset, "x", "MNI")
 
 
+def test_tasks_are_taken_together_only_where_filters_name_them(dataset):
+    add_run(dataset / "derivatives/fmriprep/sub-01/func", "sub-01_task-rest_run-1")
+    assert len(find_runs(dataset, None, filters={"task": ["x", "rest"]})) == 5
+    assert names(find_runs(dataset, None, filters={"task": "rest"})) == ["sub-01_task-rest_run-1_space-T1w"]
+    with pytest.raises(ParameterError, match="several tasks needs task=; this one has: rest, x"):
+        find_runs(dataset, None, filters={"run": "1"})
+    assert len(find_runs(dataset, None, filters={"run": "2"})) == 2  # of one task
+
+
 def test_filters(dataset):
     assert names(find_runs(dataset, "x", filters={"run": "02", "sub": "01"})) == ["sub-01_task-x_run-2_space-T1w"]
     assert len(find_runs(dataset, "x", filters=[("run", 1)])) == 2

@@ -172,6 +172,18 @@ def test_no_strategies(tmp_path):
         load_confounds(*write(tmp_path, table.assign(note="good")), {})
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 6])
+def test_the_first_row_takes_missing_values_from_the_second(tmp_path, n_rows):
+    table = pd.DataFrame({"a": [np.nan, 2.0, 3, 4, 5, 6], "b": [1.0, 2, 3, 4, 5, 6]})[:n_rows]
+    image, path = write(tmp_path, table)
+    if n_rows == 1:
+        with pytest.raises(DesignError, match="columns a, rows 0"):
+            load_confounds(image, path, {"a": None, "b": None}, n_rows)
+        return
+    found, _ = load_confounds(image, path, {"a": None, "b": None}, n_rows)
+    pd.testing.assert_frame_equal(found, table.bfill(limit=1))
+
+
 def test_errors(run, tmp_path):
     image, path = run
     with pytest.raises(DesignError, match=f"motion, scrub need a table of confounds, but there is none for {image}"):

@@ -218,6 +218,23 @@ def test_an_interrupted_writing_is_not_taken_for_files_of_others(tmp_path, monke
         prepare_output(output, overwrite=True)
 
 
+@pytest.mark.parametrize("name", [*DOCUMENTS, PROVENANCE])
+def test_files_of_others_that_came_meanwhile_are_not_replaced(tmp_path, name):
+    prepare_output(str(tmp_path))
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"holds {name}, which daskglm did not write"):
+        write_results(str(tmp_path), {}, {}, DOCUMENTS, {})
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_numbers_that_json_has_not_are_never_written(tmp_path):
+    """NaN and Infinity are none of RFC 8259: other readers of JSON would refuse the file."""
+    for number in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_results(str(tmp_path), {}, {}, {"a.json": {"t": number}}, {})
+    assert not set(os.listdir(tmp_path)) - {".daskglm"}
+
+
 def test_what_a_killed_process_was_writing_is_swept(tmp_path):
     (tmp_path / f"{PARTIAL}1-x").mkdir()
     (tmp_path / f"{PARTIAL}1-x" / "map").touch()

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -45,6 +46,18 @@ def test_equals_nibabel(tmp_path, backend, name, dtype):
     assert np.array_equal(values[0].reshape(header.shape, order="F"), np.asanyarray(expected.dataobj))
     assert np.allclose(header.affine, expected.affine)
     assert values.dtype == (np.float64 if dtype in (np.int32, np.float64) else np.float32)
+
+
+def test_uncompressed_images_are_mapped_and_not_copied(tmp_path):
+    """So that a file as large as the memory can be looked at."""
+    path = write(tmp_path, np.tile(GRID[..., None], 400), "a.nii")
+    tracemalloc.start()
+    try:
+        _, values = read_values(path)
+        assert tracemalloc.get_traced_memory()[1] < 0.25 * values.nbytes
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(values[7].reshape(GRID.shape, order="F"), GRID)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

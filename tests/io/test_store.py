@@ -58,6 +58,16 @@ def test_codecs_and_fill(cohort, tmp_path):
     assert metadata["zarr_format"] == 3
 
 
+def test_a_store_that_cannot_be_made_is_told_with_a_remedy(cohort, tmp_path):
+    space = daskglm.VolumeSpace.from_image(cohort.mask_img)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot create the store .*choose another output"):
+        store_writing.create_store(str(tmp_path / "file" / "a.zarr"), space, {})
+    store_writing.create_store(str(tmp_path / "b.zarr"), space, {})
+    with pytest.raises(OutputError, match="cannot create the store .*choose another output"):
+        store_writing.create_store(str(tmp_path / "b.zarr"), space, {})
+
+
 def test_ten_thousand_subjects_are_two_thousand_objects():
     samples, voxels = -(-10_000 // store_module.SAMPLES_PER_CHUNK), -(-200_000 // store_module.VOXELS_PER_CHUNK)
     assert 1500 <= samples * voxels <= 2500
