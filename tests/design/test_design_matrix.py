@@ -75,6 +75,14 @@ def test_designs_that_are_refused(columns, n_samples, message):
         check_design(pd.DataFrame(columns), n_samples)
 
 
+@pytest.mark.parametrize(("size", "factor"), [(1e140, 1.001), (1e-140, 0.999)])
+def test_sizes_whose_squares_are_numbers_are_allowed_to_the_last(size, factor):
+    column = np.array([1.0, -1, 0.5, 0, 0.25, 0.75])
+    check_design(pd.DataFrame({"a": size * column, "i": ONE}), 6)
+    with pytest.raises(DesignError, match=r"between 1e-140 and 1e\+140 in size, but column 'a'.*change its unit"):
+        check_design(pd.DataFrame({"a": factor * size * column, "i": ONE}), 6)
+
+
 def test_shapes_that_are_refused():
     with pytest.raises(DesignError, match="at least two images"):
         check_design(pd.DataFrame({"i": [1.0]}), 1)

@@ -1,14 +1,17 @@
 """Images, stores and files behind URLs, on an S3 server on the loopback."""
 
+import asyncio
 import http.server
 import os
 import pickle
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +19,7 @@ import pytest
 
 import daskglm
 from daskglm.errors import CorruptImageError, ImageError, OutputError, ParameterError, StorageError, StoreError
-from daskglm.io import files
+from daskglm.io import files, objects, zarr_stores
 from daskglm.io.cache import file_states
 from daskglm.io.nifti import read_values, stream_volumes, write_image
 from daskglm.io.tables import read_table
@@ -184,6 +187,59 @@ def test_a_bucket_that_does_not_exist_is_told(cohort, bucket, tmp_path):
     for call in calls:
         with pytest.raises((StorageError, OutputError), match=told):
             call()
+
+
+@pytest.mark.parametrize("lost", range(7))
+def test_lost_connections_are_asked_again_until_the_fifth(bucket, monkeypatch, lost):
+    """What obstore itself does not ask again, by files and by Zarr."""
+    import obstore
+
+    path, waits, tries = f"{bucket.url}/a", [], []
+    files.write_bytes(path, b"whole")
+    get = obstore.get
+
+    def losing(*given):
+        tries.append(0)
+        if len(tries) <= lost:
+            raise obstore.exceptions.GenericError("HTTP error: error sending request after 1 retries")
+        return get(*given)
+
+    async def losing_too():
+        return losing(*objects._object(path)).bytes()
+
+    async def wait(seconds):
+        waits.append(seconds)
+
+    monkeypatch.setattr(obstore, "get", losing)
+    monkeypatch.setattr(objects, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
+    monkeypatch.setattr(zarr_stores, "asyncio", SimpleNamespace(sleep=wait))
+    for ask in (lambda: files.read_bytes(path), lambda: asyncio.run(zarr_stores._again(losing_too))):
+        waits.clear()
+        tries.clear()
+        if lost < 5:
+            assert bytes(ask()) == b"whole"
+        else:
+            with pytest.raises((StorageError, obstore.exceptions.GenericError)) as caught:
+                ask()
+            assert getattr(caught.value, "tried", (10,))[0] == 10  # with those of obstore
+            assert isinstance(caught.value, obstore.exceptions.GenericError) or "after 10 tries" in str(caught.value)
+        assert len(tries) == min(lost + 1, 5)
+        assert waits == [0.05, 0.2, 0.8, 2.0][:lost]
+
+
+def test_what_a_server_refused_is_not_asked_again(bucket, monkeypatch):
+    import obstore
+
+    tries = []
+
+    def refusing(*given):
+        tries.append(0)
+        raise obstore.exceptions.GenericError("HTTP error: non-2xx, bad request")
+
+    monkeypatch.setattr(obstore, "get", refusing)
+    with pytest.raises(StorageError, match="cannot be read: "):
+        files.read_bytes(f"{bucket.url}/a")
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize("url", ["s3://nobody:TheSecretOfNobody@bucket/x", "https://TheSecretOfNobody@host/x.nii.gz"])
