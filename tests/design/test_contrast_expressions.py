@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nilearn.glm.contrasts import expression_to_contrast_vector
 
-from daskglm.design.contrasts import contrast_matrix, parse_contrast
-from daskglm.errors import ContrastError
+from daskglm.design.contrasts import check_occurs, contrast_matrix, parse_contrast
+from daskglm.errors import ContrastError, NullRegressorError
+from daskglm.kernels.basis import orthonormal_basis
 
 COLUMNS = ["age", "sex", "iq"]
 
@@ -256,3 +257,13 @@ def test_names_that_are_numbers_are_written_in_backquotes(text):
     assert contrast_matrix("`1` - `2`", columns).tolist() == [[1, -1, 0]]
     with pytest.raises(ContrastError, match=r"(?s)^(?!.*backquotes)"):
         contrast_matrix("1 - 2", ["a", "b"])
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 3e-8])
+def test_a_regressor_in_a_small_unit_is_not_one_that_never_occurs(unit):
+    """Also where the design does not tell it apart from another."""
+    values = np.random.default_rng(0).standard_normal((12, 2))
+    basis = orthonormal_basis(np.column_stack([values, unit * values[:, 0], np.zeros(12)]))
+    check_occurs(np.eye(4)[:3], ["a", "b", "c", "never"], basis.row_space)
+    with pytest.raises(NullRegressorError, match="but never is zero throughout"):
+        check_occurs(np.array([[1.0, 0, 0, 1e-9]]), ["a", "b", "c", "never"], basis.row_space)

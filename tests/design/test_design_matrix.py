@@ -1,6 +1,7 @@
 """Design matrices, against nilearn's, and what cannot be fitted."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -125,6 +126,36 @@ def test_groups_counts_and_skewed_columns_are_not_told():
         "drinks": rng.poisson(0.3, 200), "year": rng.integers(2005, 2016, 200), "mean": np.ones(200),
     }  # fmt: skip
     check_design(pd.DataFrame(columns).astype(float), 200)
+
+
+@pytest.mark.parametrize(
+    ("far", "told"),
+    [
+        ([50.0], False),
+        ([50.01], True),
+        ([50.0, 499.0], False),
+        ([50.0, 500.0], True),
+        ([49.0, 499.0], True),
+        ([600.0, 700.0, 800.0], True),
+        ([600.0, 700.0, 800.0, 900.0], False),
+        ([1e6], True),
+    ],
+)
+def test_sentinels_are_few_and_ten_times_as_far_as_any_other_value(far, told):
+    """In standard deviations from the median, 0, where half of the values are nearer than 1."""
+    column = np.r_[-np.ones(10 + len(far)), 0, np.ones(10), 1.4826 * np.array(far)]
+    design = pd.DataFrame({"dose": column, "mean": 1.0})
+    with pytest.warns(UserWarning, match="'dose'") if told else nullcontext():
+        check_design(design, len(column))
+    design["dose"] *= 1024  # in another unit it is the same
+    with pytest.warns(UserWarning, match="'dose'") if told else nullcontext():
+        check_design(design, len(column))
+
+
+def test_sentinels_of_a_million_standard_deviations_are_refused():
+    column = np.r_[-np.ones(11), 0, np.ones(10), 1.4826 * 1.00001e6]
+    with pytest.raises(DesignError, match=r"no digits"):
+        check_design(pd.DataFrame({"dose": column, "mean": 1.0}), len(column))
 
 
 @pytest.mark.filterwarnings("error")

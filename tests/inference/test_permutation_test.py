@@ -194,16 +194,18 @@ def test_an_interrupted_test_keeps_what_was_done(tmp_path, monkeypatch):
         assert np.array_equal(found[name].values, whole[name].values, equal_nan=True), name
 
 
-def test_several_contrasts_are_corrected_together():
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_several_contrasts_are_corrected_together(two_sided):
     values, rng = noise(30), np.random.default_rng(3)
     design = pd.DataFrame({"a": rng.standard_normal(30), "b": rng.standard_normal(30), "mean": np.ones(30)})
     values[:, :10] += 1.2 * design["a"].to_numpy()[:, None]
-    found = permutation_test(images(values), design, {"a": "a", "b": "b"}, n_perm=300)
+    found = permutation_test(images(values), design, {"a": "a", "b": "b"}, n_perm=300, two_sided=two_sided)
     null = np.maximum(*found["h0_max_stat"].values)  # of one kind and freedom: z and t have one order
-    expected = (1 + (null[:, None] >= np.abs(found["stat"].values[0])).sum(axis=0)) / 301
+    size = np.abs(found["stat"].values[0]) if two_sided else found["stat"].values[0]
+    expected = (1 + (null[:, None] >= size).sum(axis=0)) / 301
     np.testing.assert_allclose(10 ** -found["logp_across_stat"].values[0], expected, rtol=1e-6)
     assert (found["logp_across_stat"].values <= found["logp_max_stat"].values + 1e-12).all()
-    alone = permutation_test(images(values), design, {"b": "b"}, n_perm=300)
+    alone = permutation_test(images(values), design, {"b": "b"}, n_perm=300, two_sided=two_sided)
     assert np.array_equal(alone["h0_max_stat"].values[0], found["h0_max_stat"].values[1])
     assert "logp_across_stat" not in alone
 

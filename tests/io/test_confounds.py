@@ -10,7 +10,7 @@ import pytest
 
 from daskglm.errors import DesignError, MissingDependencyError, ParameterError
 from daskglm.io.bids import find_runs
-from daskglm.io.confound_strategies import parse_strategies
+from daskglm.io.confound_strategies import check_strategies, parse_strategies
 from daskglm.io.confounds import load_confounds, read_events
 
 N = 60
@@ -306,6 +306,11 @@ def test_parameters_from_python(run):
         load_confounds(*run, {"scrub": 2.5})
     with pytest.raises(ParameterError, match="whole number"):
         load_confounds(*run, {"scrub": True})
+    assert check_strategies({"high_pass": True}) == check_strategies({"high_pass": None}) == {"high_pass": None}
+    with pytest.raises(ParameterError, match="high_pass takes no value, but this is False"):
+        load_confounds(*run, {"high_pass": False})
+    for given, truth in (("true", True), ("1", True), (True, True), ("False", False), ("0", False), (False, False)):
+        assert check_strategies({"motion": "basic", "demean": given})["demean"] is truth
     with pytest.raises(ParameterError, match="'wmcsf'; did you mean 'wm_csf'"):
         load_confounds(*run, {"wmcsf": "basic"})
 

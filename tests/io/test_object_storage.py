@@ -234,12 +234,19 @@ def test_what_a_server_refused_is_not_asked_again(bucket, monkeypatch):
 
     def refusing(*given):
         tries.append(0)
-        raise obstore.exceptions.GenericError("HTTP error: non-2xx, bad request")
+        raise obstore.exceptions.GenericError(f"HTTP error - non-2xx: {'x' * 400}")
 
     monkeypatch.setattr(obstore, "get", refusing)
-    with pytest.raises(StorageError, match="cannot be read: "):
+    with pytest.raises(StorageError, match=r"cannot be read: non-2xx: x{291}; check") as caught:  # 300 characters
         files.read_bytes(f"{bucket.url}/a")
     assert len(tries) == 1
+    assert "tries" not in str(caught.value)
+
+
+def test_servers_are_waited_for_a_time():
+    limits = {"connect_timeout": "5s", "timeout": "5min", "read_timeout": "30s"}
+    assert objects.object_store("https://host").client_options == limits
+    assert objects.object_store("http://host").client_options == {**limits, "allow_http": "true"}
 
 
 @pytest.mark.parametrize("url", ["s3://nobody:TheSecretOfNobody@bucket/x", "https://TheSecretOfNobody@host/x.nii.gz"])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from cohorts import AFFINE
 from dask.callbacks import Callback
 from scipy.stats import ttest_1samp
@@ -61,11 +62,39 @@ def test_codecs_and_fill(cohort, tmp_path):
 def test_a_store_that_cannot_be_made_is_told_with_a_remedy(cohort, tmp_path):
     space = daskglm.VolumeSpace.from_image(cohort.mask_img)
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot create the store .*choose another output"):
+    with pytest.raises(OutputError, match=r"cannot create the store .*choose another output"):
         store_writing.create_store(str(tmp_path / "file" / "a.zarr"), space, {})
     store_writing.create_store(str(tmp_path / "b.zarr"), space, {})
-    with pytest.raises(OutputError, match="cannot create the store .*choose another output"):
+    with pytest.raises(OutputError, match=r"cannot create the store .*choose another output"):
         store_writing.create_store(str(tmp_path / "b.zarr"), space, {})
+
+
+KINDS = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+)
+
+
+def test_columns_of_every_kind_of_number_are_opened(cohort, tmp_path):
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    group, values = zarr.open_group(path, mode="r+"), np.arange(len(cohort.paths))
+    for kind in KINDS:
+        group.create_array(f"my_{kind}", data=values.astype(kind), dimension_names=("sample",))
+    images = daskglm.open_images(path)
+    for kind in KINDS:
+        assert images[f"my_{kind}"].dtype == kind
+        assert np.array_equal(images[f"my_{kind}"].values, values.astype(kind))
 
 
 def test_ten_thousand_subjects_are_two_thousand_objects():
