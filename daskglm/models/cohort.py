@@ -257,12 +257,13 @@ def _analyse(
         journal.begin(len(runs) + len(grouped), partial(count_done, plan, grouped))
         warn_of_times(runs, plan.t_r, plan.slice_time_ref, stacklevel=4)
         warn_of_drifts(plan.strategies, dict(plan.design).get("drift_model", "cosine"), stacklevel=4)
-        warn_of_equal_files([run.bold for run in runs if not run.fault])
         warn_of_durations(runs, plan)
         with stage("fit runs", timings):
             receipts = run_cohort(grouped, fit, combine, n_jobs, "Fitting runs" if progress else None)
         result = CohortResult(plan.output, receipts, list_failures(receipts), dict(plan.labels), stamp=plan.stamp)
         write_failures(plan.output, result.failures, choice.subjects)
+        fitted = {item.name for subject in receipts for item in subject.runs if not item.error}
+        warn_of_equal_files([run.bold for run in runs if run.name in fitted])
         # Workers of a cluster show their warnings elsewhere.
         for text in dict.fromkeys(text for item in receipts for run in item.runs for text in run.heard):
             if text not in journal.warnings:

@@ -209,7 +209,7 @@ def test_an_interrupted_overwriting_of_the_store_alone(dataset, output, monkeypa
     store = analyse(dataset, output).stores["a - b"]
     before, state = open_images(store)["data"].values, bold(dataset, "01", 1).read_bytes()
     stat = os.stat(bold(dataset, "01", 1))
-    shutil.copy(bold(dataset, "02", 1), bold(dataset, "01", 1))
+    nib.save(nib.Nifti1Image(nib.load(bold(dataset, "02", 1)).get_fdata() + 1, AFFINE), bold(dataset, "01", 1))
 
     def interrupt(*arguments, **named):
         raise KeyboardInterrupt
