@@ -255,7 +255,8 @@ def test_methods_say_what_ran(case):
         "design_matrices": pd.DataFrame({"a": rng.standard_normal(40), "b": rng.standard_normal(40), "constant": 1.0}),
     }
     parameters = {name: value for name, value in given.items() if name not in tables}
-    model = FirstLevelModel(t_r=2.0, mask_img=False, noise_model="ols", **parameters)
+    t_r = None if "design_matrices" in given else 2.0
+    model = FirstLevelModel(t_r=t_r, mask_img=False, noise_model="ols", **parameters)
     model.fit(image, **{name: tables[name] for name in given if name in tables})
     methods = Page(model.generate_report(None, bg_img=None).html).sections["Methods"]
     assert said in methods
