@@ -1,6 +1,7 @@
 """What is kept between fits and runs answers the same question only: whatever differs, as where nothing is kept."""
 
 import inspect
+import os
 import warnings
 from dataclasses import fields, replace
 
@@ -22,18 +23,42 @@ from daskglm.models.cohort_units import Plan
 TR, N, SHAPE = 2.0, 60, (6, 5, 4)
 SHIFTED = AFFINE + np.array([0.3, 0.3, 0.3, 0])[:, None] * [0, 0, 0, 1]
 
+
+def others(cohort):
+    """Other images of the same names."""
+    folder = cohort.folder / "others"
+    folder.mkdir(exist_ok=True)
+    paths = [folder / os.path.basename(path) for path in cohort.paths]
+    for path, values in zip(paths, cohort.data[::-1], strict=True):
+        nib.Nifti1Image(np.roll(values, 1, axis=1), AFFINE).to_filename(path)
+    return [str(path) for path in paths]
+
+
 GROUP = {
     "plain": {},
+    "other images": {"images": others},
+    "other design": {"design": {"male": np.arange(12.0) % 2}},
+    "other mask of as many voxels": {"mask": 1},
     "smoothed": {"smoothing_fwhm": 6},
     "smoothed more": {"smoothing_fwhm": 9},
     "other grid": {"target_affine": np.diag([6.0, 6.0, 8.0])},
     "other grid, given": {"target_affine": AFFINE, "target_shape": (6, 7, 4)},
     "no mask, other grid": {"mask_img": None, "target_affine": np.diag([6.0, 6.0, 8.0]), "min_coverage": 0.9},
     "no mask, more coverage": {"mask_img": None, "min_coverage": 0.9},
+    "no mask, more coverage, other images": {"mask_img": None, "min_coverage": 0.9, "images": others},
 }
+
+# Rows that are alike, whichever stretch of an even beginning is analysed.
+EVEN = pd.DataFrame({"a": [1.0, 0] * 30, "b": [0.0, 1] * 30, "drift": [0.0, 1, 2, 3] * 15})
 
 RUN = {
     "plain": {},
+    "other run": {"run": 1},
+    "other mask of as many voxels": {"mask": 1},
+    "the first volumes": {"design": EVEN, "kept": np.arange(48)},
+    "as many later volumes": {"design": EVEN, "kept": np.arange(4, 52)},
+    "three slices, smoothed": {"target_affine": SHIFTED, "target_shape": (6, 5, 3), "smoothing_fwhm": 6},
+    "four slices, smoothed": {"target_affine": SHIFTED, "target_shape": (6, 5, 4), "smoothing_fwhm": 6},
     "smoothed": {"smoothing_fwhm": 6},
     "other grid": {"target_affine": np.diag([6.0, 6.0, 8.0])},
     "its own grid": {"target_affine": AFFINE, "target_shape": (6, 5, 3)},
@@ -42,6 +67,8 @@ RUN = {
     "ols": {"noise_model": "ols"},
     "ar2": {"noise_model": "ar2"},
     "no scaling": {"signal_scaling": False},
+    "percent of each volume": {"signal_scaling": 1},
+    "percent of each volume and voxel": {"signal_scaling": (0, 1)},
     "hrf": {"hrf_model": "spm"},
     "drift": {"drift_model": "polynomial", "drift_order": 3},
     "slice time": {"slice_time_ref": 0.5},
@@ -58,13 +85,15 @@ def run(tmp_path_factory):
     rng = np.random.default_rng(5)
     mask = np.zeros(SHAPE, bool)
     mask[1:5, 1:4, 1:3] = True
-    noise = rng.standard_normal((*mask.shape, N))
-    for t in range(1, N):
-        noise[..., t] += 0.4 * noise[..., t - 1]
-    path = tmp_path_factory.mktemp("run") / "bold.nii.gz"
-    nib.Nifti1Image(100 + noise, AFFINE).to_filename(path)
+    paths = []
+    for name in ("one", "two"):
+        noise = rng.standard_normal((*mask.shape, N))
+        for t in range(1, N):
+            noise[..., t] += 0.4 * noise[..., t - 1]
+        paths.append(str(tmp_path_factory.mktemp(name) / "bold.nii.gz"))
+        nib.Nifti1Image(100 + noise, AFFINE).to_filename(paths[-1])
     events = pd.DataFrame({"onset": np.arange(4, 100, 12.0), "duration": 3.0, "trial_type": ["a", "b"] * 4})
-    return str(path), events, nib.Nifti1Image(mask.astype(np.uint8), AFFINE)
+    return paths, events, mask
 
 
 def values_of(model, contrast):
@@ -73,20 +102,30 @@ def values_of(model, contrast):
 
 
 def group_map(cohort, memory, settings):
-    given = {"mask_img": cohort.mask_img, **settings}
+    mask = np.roll(cohort.mask, settings.get("mask", 0), axis=0).astype(np.uint8)
+    given = {"mask_img": nib.Nifti1Image(mask, AFFINE), **settings}
+    given.pop("mask", None)
+    design = cohort.design.assign(**given.pop("design", {}))
+    images = given.pop("images", lambda cohort: cohort.paths)(cohort)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = SecondLevelModel(memory=memory, **given).fit(cohort.paths, design_matrix=cohort.design)
+        model = SecondLevelModel(memory=memory, **given).fit(images, design_matrix=design)
     return values_of(model, "age")
 
 
 def run_map(run, memory, settings):
-    path, events, mask_img = run
-    kept = np.setdiff1d(np.arange(N), [10, 11, 12, 30, 31, 45])
-    given = {"mask_img": mask_img, **settings}
+    paths, events, mask = run
+    given = dict(settings)
+    kept = given.pop("kept", np.setdiff1d(np.arange(N), [10, 11, 12, 30, 31, 45]))
+    mask_img = nib.Nifti1Image(np.roll(mask, given.pop("mask", 0), axis=0).astype(np.uint8), AFFINE)
+    path, design = paths[given.pop("run", 0)], given.pop("design", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = FirstLevelModel(t_r=TR, memory=memory, **given).fit(path, events, sample_masks=kept)
+        model = FirstLevelModel(t_r=TR, memory=memory, mask_img=mask_img, **given)
+        if design is None:
+            model.fit(path, events, sample_masks=kept)
+        else:
+            model.fit(path, design_matrices=design, sample_masks=kept)
     return values_of(model, "a - b")
 
 
@@ -220,10 +259,12 @@ def test_rearrangements_that_were_counted_in_another_way_are_done_again(cohort, 
 
 ANALYSIS = {
     "images": {"images": "fewer"},
+    "images, of the same names": {"images": "others"},
     "formula": {"formula": "~ age + sex"},
     "contrasts": {"contrasts": {"age": "2 * age"}},
     "contrasts, names": {"contrasts": {"years": "age"}},
     "f_contrasts": {"f_contrasts": {"both": "age"}},
+    "f_contrasts, of the same name": {"contrasts": {}, "f_contrasts": {"age": "age"}},
     "participants": {"participants": "corrected"},
     "exclude": {"exclude": ["sub-03"]},
     "where": {"where": "age > 25"},
@@ -264,7 +305,8 @@ def analysed(cohort, tmp_path_factory):
     smaller = cohort.mask.copy()
     smaller[tuple(np.argwhere(smaller)[0])] = False
     meant = {
-        "fewer": cohort.paths[:-1], "corrected": table.assign(age=table["age"] + 1.0 * (table.index == 3)),
+        "fewer": cohort.paths[:-1], "others": others(cohort),
+        "corrected": table.assign(age=table["age"] + 1.0 * (table.index == 3)),
         "lacking": table.assign(age=table["age"].where(table.index != 3)),
         "smaller": nib.Nifti1Image(smaller.astype(np.uint8), AFFINE),
     }  # fmt: skip
