@@ -26,9 +26,8 @@ _UNIT_ROWS = 2**22
 _UNIT = (64, 1024)
 # Values of a block of images: 64 MB of float32.
 _BLOCK_VALUES = 2**24
-# Part of the memory that images may stay in, and bytes of a value as it is prepared for a test.
+# Part of the memory that images may stay in.
 _RESIDENT = 0.4
-TILE_BYTES = 6
 
 
 @dataclass
@@ -73,18 +72,15 @@ class Blocks:
     tiles: list[Any] | None = None
 
 
-def voxel_blocks(data: da.Array, n_tests: int, n_jobs: int | None = None) -> Blocks:
+def voxel_blocks(data: da.Array, n_jobs: int | None = None) -> Blocks:
     """Cut images into blocks of voxels.
 
-    What takes less than 0.4 of the memory is kept there: the blocks as they are prepared for the tests (by
-    :func:`observed`), or else the images.
+    What takes less than 0.4 of the memory is kept there, prepared for the tests by :func:`observed`.
 
     Parameters
     ----------
     data : (n, V) dask array
         Images.
-    n_tests : int
-        How many tests there are to be.
     n_jobs : int or None
         Threads, where no cluster is active.
 
@@ -99,12 +95,7 @@ def voxel_blocks(data: da.Array, n_tests: int, n_jobs: int | None = None) -> Blo
     edges = [*range(0, n_voxels, width), n_voxels]
     lazy = data.rechunk(((n_rows,), tuple(stop - start for start, stop in pairwise(edges))))
     parts = lazy.to_delayed().reshape(-1).tolist()
-    room = _RESIDENT * memory_limit()
-    if n_tests * TILE_BYTES * lazy.size <= room:
-        return Blocks(parts, edges, n_rows, tiles=[])
-    if lazy.nbytes <= room:
-        parts = list(kept_in_memory(*parts, n_jobs=n_jobs))
-    return Blocks(parts, edges, n_rows)
+    return Blocks(parts, edges, n_rows, tiles=[] if lazy.nbytes <= _RESIDENT * memory_limit() else None)
 
 
 def observed(blocks: Blocks, tests: Sequence[Test], n_jobs: int | None = None) -> tuple[Observed, Blocks]:

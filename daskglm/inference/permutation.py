@@ -170,7 +170,7 @@ def permutation_test(
     )  # fmt: skip
     for test in tests.values():
         cluster_threshold(test, threshold)
-    blocks = voxel_blocks(lazy_array(images["data"].transpose("sample", "voxel")), len(tests), n_jobs)
+    blocks = voxel_blocks(lazy_array(images["data"].transpose("sample", "voxel")), n_jobs)
     seen, blocks = observed(blocks, list(tests.values()), n_jobs)
     _tell_untested(tests, seen, fewest(min_coverage, len(design)))
     tests = _with_scale(tests, seen)

@@ -1,6 +1,6 @@
 """Permutation tests of voxels that some images lack: each uses the images it has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from daskglm.kernels.cholesky import factorise, solve_lower
 from daskglm.kernels.moments import Array
-from daskglm.kernels.permutation import spans_constant, split
+from daskglm.kernels.permutation import Fit, rounding_of, spans_constant
 from daskglm.kernels.solve import rss_rounding
 
 _EPS = np.finfo(float).eps
@@ -28,9 +28,8 @@ class Incomplete:
 
     Attributes
     ----------
-    values, rest : (n, W) float32 and float16
-        Images without the nuisance, voxel by voxel, of unit length, as :func:`~daskglm.kernels.permutation.split`
-        stores them; zero where missing.
+    fit : Fit
+        Of the nuisance, voxel by voxel. Residuals are to be zero where an image is missing.
     lost : (L, n) sparse array
         The distinct patterns of images that miss few: 1 where one is missing.
     seen : (U - L, n) array
@@ -43,12 +42,9 @@ class Incomplete:
         Partial correlation, or share of variance, of the regressors as they are.
     count, freedom : (W,) int64
         Images of each voxel, and degrees of freedom of the error: 0 where nothing can be tested.
-    noise : (W,) float64
-        Rounding of the images, as a fraction of the length of the residuals.
     """
 
-    values: NDArray[np.float32]
-    rest: NDArray[np.float16]
+    fit: Fit
     lost: Any
     seen: NDArray[np.floating]
     pattern: NDArray[np.int64]
@@ -56,7 +52,23 @@ class Incomplete:
     share: Array
     count: NDArray[np.int64]
     freedom: NDArray[np.int64]
-    noise: Array
+
+    def some(self, columns: NDArray[Any]) -> "Incomplete":
+        """Some of the voxels.
+
+        Parameters
+        ----------
+        columns : (K,) int64
+            Which.
+
+        Returns
+        -------
+        Incomplete
+        """
+        return replace(
+            self, fit=self.fit.some(columns), pattern=self.pattern[columns], share=self.share[columns],
+            count=self.count[columns], freedom=self.freedom[columns],
+        )  # fmt: skip
 
 
 def incomplete(given: NDArray[np.floating], nuisance: Array, tested: Array, signed: bool) -> Incomplete:
@@ -77,36 +89,38 @@ def incomplete(given: NDArray[np.floating], nuisance: Array, tested: Array, sign
     -------
     Incomplete
     """
-    values = given.astype(np.float64)
-    there = np.isfinite(values)
+    there = np.isfinite(given)
+    values = np.where(there, given.astype(np.float64), 0.0)
     seen, pattern = _patterns(there)
     whiten = _whiten(seen, nuisance)
     count = there.sum(axis=0)
     # Residuals do not depend on what is subtracted in the span of the nuisance; a mean keeps them exact.
-    filled = np.where(there, values, 0.0)
-    mean = filled.sum(axis=0) / np.maximum(count, 1)
-    if spans_constant(nuisance):
-        filled = np.where(there, values - mean, 0.0)
+    mean = (values.sum(axis=0) / np.maximum(count, 1)).astype(given.dtype)
+    about_mean = np.where(there, values - mean, 0.0)
+    reference, filled = (mean, about_mean) if spans_constant(nuisance) else (np.zeros_like(mean), values)
     size = np.linalg.norm(filled, axis=0)
-    left = _without(filled.T[:, None], nuisance, whiten[pattern], there.T)[:, 0].T
+    weights = _weights(filled.T[:, None], nuisance, whiten[pattern])[:, 0].T
+    left = (filled - nuisance @ weights) * there
     length = np.linalg.norm(left, axis=0)
-    rounding = 8 * _EPS * np.sqrt(len(values)) * (size + np.abs(np.where(there, values, 0.0)).max(axis=0, initial=0.0))
-    good = length > rounding
-    left *= np.where(good, 1 / np.where(good, length, 1.0), 0.0)
+    largest = np.abs(values).max(axis=0, initial=0.0)
+    good = length > rounding_of(len(values), size, largest)
+    safe = np.where(good, length, 1.0)
+    left *= good / safe
     directions, determined = _directions(
         _without(_masked(tested, seen), nuisance, whiten, seen), _least_lengths(whiten)
     )
     products = np.einsum("wsn,nw->ws", directions[pattern], left, optimize=True)
     explained = np.sum(products**2, axis=1)
     freedom = count - np.any(whiten, axis=2).sum(axis=1)[pattern] - tested.shape[1]
-    power = np.where(there, (values - mean) ** 2, 0.0).sum(axis=0)
-    good &= (1 - explained) * length**2 > rss_rounding(power, count, mean, given.dtype)
-    single, rest = split(left)
+    good &= (1 - explained) * length**2 > rss_rounding(np.square(about_mean).sum(axis=0), count, mean, given.dtype)
     few = int(np.sum(seen.mean(axis=1) > 1 - _FEW))
+    # Directions that the images of a voxel do not tell apart have large weights, which cancel.
+    size += np.sum(np.abs(weights) * np.sqrt(seen @ nuisance**2)[pattern].T, axis=0)
     return Incomplete(
-        single, rest, scipy.sparse.csr_array(1 - seen[:few].astype(np.float32)),
+        Fit(nuisance, reference, weights, safe, size, rounding_of(len(values), size, largest) / safe),
+        scipy.sparse.csr_array(1 - seen[:few].astype(np.float32)),
         np.ascontiguousarray(seen[few:], dtype=np.float32), pattern, whiten, products[:, 0] if signed else explained,
-        count, np.where(good & determined[pattern], np.maximum(freedom, 0), 0), rounding / np.where(good, length, 1.0),
+        count, np.where(good & determined[pattern], np.maximum(freedom, 0), 0),
     )  # fmt: skip
 
 
@@ -137,9 +151,14 @@ def _padded(columns: Array) -> Array:
 
 def _without(rows: Array, nuisance: Array, whiten: Array, seen: NDArray[Any]) -> Array:
     """Rows (m, k, n), zero where an image is missing, without the nuisance over the images seen (m, n)."""
-    coefficients = (rows @ nuisance) @ whiten.transpose(0, 2, 1) @ whiten
-    left: Array = (rows - coefficients @ nuisance.T) * seen[:, None]
+    left: Array = (rows - _weights(rows, nuisance, whiten) @ nuisance.T) * seen[:, None]
     return left
+
+
+def _weights(rows: Array, nuisance: Array, whiten: Array) -> Array:
+    """What of the nuisance (m, k, q) explains rows (m, k, n), zero where an image is missing."""
+    weights: Array = (rows @ nuisance) @ whiten.transpose(0, 2, 1) @ whiten
+    return weights
 
 
 def _least_lengths(whiten: Array) -> Array:

@@ -14,6 +14,7 @@ SCHEMES = ("freedman-lane", "smith", "dekker", "draper-stoneman", "ter-braak")
 _EPS = np.finfo(float).eps
 # A rearranged regressor of which less than this part of its length is left beside the others lies in their span.
 _MIN_LENGTH = 1e-12
+_SINGLE = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,52 @@ def rearranged(parts: Partition, index: NDArray[np.int64], sign: Array, scheme: 
     return np.ascontiguousarray(moved.transpose(0, 2, 1))
 
 
-def residuals(parts: Partition, values: NDArray[np.floating]) -> tuple[Array, Array]:
+@dataclass(frozen=True)
+class Fit:
+    """What the nuisance explains of W images: from them and this, what it leaves is found again, in any precision.
+
+    Attributes
+    ----------
+    basis : (n, q) float64
+        Orthonormal regressors.
+    reference : (W,) array of the images' type
+        What is subtracted first.
+    weights : (q, W) float64
+        What is subtracted then, times the basis.
+    length : (W,) float64
+        Of what is left.
+    size : (W,) float64
+        Of the images about their reference.
+    noise : (W,) float64
+        Rounding of the images themselves, as a fraction of the length.
+    """
+
+    basis: Array
+    reference: NDArray[np.floating]
+    weights: Array
+    length: Array
+    size: Array
+    noise: Array
+
+    def some(self, columns: NDArray[Any]) -> "Fit":
+        """That of some images.
+
+        Parameters
+        ----------
+        columns : (K,) int64
+            Which.
+
+        Returns
+        -------
+        Fit
+        """
+        return Fit(
+            self.basis, self.reference[columns], self.weights[:, columns], self.length[columns], self.size[columns],
+            self.noise[columns],
+        )  # fmt: skip
+
+
+def residuals(parts: Partition, values: NDArray[np.floating]) -> tuple[Array, Fit]:
     """Images without the nuisance, of unit length.
 
     Parameters
@@ -129,19 +175,119 @@ def residuals(parts: Partition, values: NDArray[np.floating]) -> tuple[Array, Ar
     -------
     left : (n, W) float64
         Zero where nothing can be tested: nothing is left but rounding, or the whole design explains the image.
-    noise : (W,) float64
-        Rounding of the images themselves, as a fraction of the length.
+    fit : Fit
+        Of the nuisance.
     """
-    first = values[0] if spans_constant(parts.nuisance) else np.zeros(values.shape[1])
+    first = values[0] if spans_constant(parts.nuisance) else np.zeros(values.shape[1], dtype=values.dtype)
     left = np.subtract(values, first, dtype=np.float64)
     size = np.sqrt(np.einsum("iw,iw->w", left, left))
-    left -= parts.nuisance @ (parts.nuisance.T @ left)
+    weights = parts.nuisance.T @ left
+    left -= parts.nuisance @ weights
     length = np.sqrt(np.einsum("iw,iw->w", left, left))
-    rounding = 8 * _EPS * np.sqrt(len(values)) * (size + np.abs(values[0]))
+    rounding = rounding_of(len(values), size, np.abs(values[0]))
     safe = np.where(length > rounding, length, 1.0)
     left *= np.where(length > rounding, 1 / safe, 0.0)
     left[:, _explained(parts, values, left, length, size)] = 0.0
-    return left, rounding / safe
+    return left, Fit(parts.nuisance, first.copy(), weights, safe, size, rounding / safe)
+
+
+def without_tested(parts: Partition, fit: Fit, left: Array) -> Fit:
+    """The fit of the whole design, whose residuals ter Braak permutes.
+
+    Parameters
+    ----------
+    parts : Partition
+        Contrast of n rows.
+    fit, left : Fit and (n, W) float64
+        From :func:`residuals`.
+
+    Returns
+    -------
+    Fit
+    """
+    inside = parts.tested.T @ left
+    share = np.sqrt(np.square(left - parts.tested @ inside).sum(axis=0))
+    share = np.where(share > 0, share, 1.0)
+    return Fit(
+        np.concatenate([fit.basis, parts.tested], axis=1), fit.reference,
+        np.concatenate([fit.weights, inside * fit.length]), fit.length * share, fit.size, fit.noise / share,
+    )  # fmt: skip
+
+
+def rounding_of(n_rows: int, size: Array, largest: NDArray[np.floating]) -> Array:
+    """Rounding of residuals in double precision.
+
+    Parameters
+    ----------
+    n_rows : int
+        n.
+    size, largest : (W,) array
+        Length of the images about their reference, and the size of a value.
+
+    Returns
+    -------
+    (W,) float64
+    """
+    rounding: Array = 8 * _EPS * np.sqrt(n_rows) * (size + largest)
+    return rounding
+
+
+def single_residuals(fit: Fit, values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Residuals of unit length in single precision.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of W images.
+    values : (n, W) array
+        The images.
+
+    Returns
+    -------
+    (n, W) float32
+    """
+    dtype = np.result_type(values.dtype, np.float32)
+    left = np.subtract(values, fit.reference, dtype=dtype)
+    left -= fit.basis.astype(dtype) @ fit.weights.astype(dtype)
+    left *= (1 / fit.length).astype(dtype)
+    return left.astype(np.float32, copy=False)
+
+
+def exact_residuals(fit: Fit, values: NDArray[np.floating]) -> Array:
+    """Residuals of unit length in double precision, whose bits do not depend on which other images there are.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of W images.
+    values : (n, W) array
+        The images.
+
+    Returns
+    -------
+    (W, n) float64
+    """
+    left = np.subtract(values.T, fit.reference[:, None], dtype=np.float64, order="C")
+    left -= (fit.weights.T[:, None] @ fit.basis.T)[:, 0]
+    left /= fit.length[:, None]
+    return left
+
+
+def single_error(fit: Fit) -> Array:
+    """How far :func:`single_residuals` are off at most, beside the rounding of their own digits.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of W images.
+
+    Returns
+    -------
+    (W,) float64
+        Length of the difference.
+    """
+    error: Array = fit.noise + _SINGLE * (3 + fit.basis.shape[1]) * fit.size / fit.length
+    return error
 
 
 def _explained(
@@ -158,64 +304,6 @@ def _explained(
     power = np.square(some - reference).sum(axis=0)
     found: NDArray[np.int64] = close[rss <= rss_rounding(power, len(some), reference, values.dtype)]
     return found
-
-
-def without_tested(parts: Partition, left: Array) -> Array:
-    """Residuals of the whole design, of unit length: what ter Braak permutes.
-
-    Parameters
-    ----------
-    parts : Partition
-        Contrast of n rows.
-    left : (n, W) float64
-        From :func:`residuals`.
-
-    Returns
-    -------
-    (n, W) float64
-    """
-    rest = _without(parts.tested, left)
-    length = np.sqrt(np.einsum("iw,iw->w", rest, rest))
-    return rest / np.where(length > 0, length, 1.0)
-
-
-def split(left: Array) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """Store residuals in 35 bits.
-
-    Parameters
-    ----------
-    left : (n, W) float64
-        Residuals of unit length.
-
-    Returns
-    -------
-    single : (n, W) float32
-        What is multiplied.
-    rest : (n, W) float16
-        2^24 times what rounding took away: 11 bits more, for what is computed again.
-    """
-    single = left.astype(np.float32)
-    return single, ((left - single) * 2.0**24).astype(np.float16)
-
-
-def joined(single: NDArray[np.float32], rest: NDArray[np.float16], columns: NDArray[np.int64]) -> Array:
-    """Some residuals in double precision.
-
-    Parameters
-    ----------
-    single, rest : (n, W) arrays
-        From :func:`split`.
-    columns : (K,) int64
-        Which.
-
-    Returns
-    -------
-    (n, K) float64
-    """
-    whole: Array = np.take(rest, columns, axis=1).astype(np.float64)
-    whole *= 2.0**-24
-    whole += np.take(single, columns, axis=1)
-    return whole
 
 
 def shares(
@@ -289,7 +377,7 @@ def product_error(n_rows: int, size: float | Array) -> float | Array:
     -------
     float or (W,) array
     """
-    return 2.0**-24 * (16 + 3 * np.sqrt(n_rows) * size)
+    return _SINGLE * (16 + 3 * np.sqrt(n_rows) * size)
 
 
 def statistics(
@@ -348,6 +436,29 @@ def even_scale(
     scaled = -(np.asarray(freedom) + n_tested / 2 - 1) * np.log1p(-np.minimum(squared, limit))
     result: NDArray[np.floating] = np.sign(share) * np.sqrt(scaled) if signed else scaled
     return result.astype(share.dtype, copy=False)
+
+
+def share_on_scale(scaled: Array, n_tested: int, freedom: float, signed: bool) -> Array:
+    """The share that :func:`even_scale` brings there.
+
+    Parameters
+    ----------
+    scaled : (B,) float64
+        Statistics on the even scale.
+    n_tested : int
+        s.
+    freedom : float
+        Degrees of freedom v of the error.
+    signed : bool
+        t, not F.
+
+    Returns
+    -------
+    (B,) float64
+        Partial correlations or shares of variance; less than any where the statistic is not above zero.
+    """
+    squared = -np.expm1(-(scaled**2 if signed else scaled) / (freedom + n_tested / 2 - 1))
+    return np.where(scaled > 0, np.sqrt(np.maximum(squared, 0.0)) if signed else squared, -2.0)
 
 
 def spans_constant(basis: Array) -> bool:

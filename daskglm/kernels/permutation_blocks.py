@@ -1,11 +1,11 @@
 """Blocks of voxels under rearrangements: tile by tile, in products whose operands do not depend on the blocks.
 
-Products are in single precision. What rounding could decide is computed again in double precision: statistics next to
-the observed one of their voxel, and those that may be the largest of a map. There a statistic that equals the observed
-one but for rounding is set to it, so that ties count alike wherever statistics are compared.
+Products are in single precision. What rounding could decide is computed again in double precision, from the images:
+statistics next to the observed one of their voxel, and those that may be the largest of a map. There a statistic that
+equals the observed one but for rounding is set to it, so that ties count alike wherever statistics are compared.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from daskglm.kernels.incomplete import Incomplete, incomplete, incomplete_pairs, incomplete_shares, weighed_rows
 from daskglm.kernels.moments import Array
 from daskglm.kernels.permutation import (
+    Fit,
     Partition,
     even_scale,
+    exact_residuals,
     growth,
-    joined,
     product_error,
     rearranged,
     residuals,
+    share_on_scale,
     shares,
-    split,
+    single_error,
+    single_residuals,
     statistics,
     without_tested,
 )
@@ -34,15 +37,19 @@ TILE = 1024
 # Rows of a product, about: rearrangements are taken together in batches that are filled up, for the same reason.
 _ROWS = 512
 _BATCH = (8, 128)
+# Values of the regressors of several batches, about, for which a tile is prepared once.
+ROW_VALUES = 2**20
 # Voxels whose shares may be further off than this, and shares beyond that, near one, are computed again at once.
 _MAX_ERROR, _EXTREME = 1e-2, 0.98
+# Errors that grow by no more than this are not looked at voxel by voxel.
+_LITTLE = 8.0
 # Where more of the pairs of rearrangement and voxel are computed again, whole columns are.
 _MANY = 1 / 64
-_PAIRS_TOGETHER = 4096
-# However large rounding may be, what differs by more is no tie. Of z, of groups with variances of their own, relative.
-_MAX_TIE, _TIE_OF_Z = 1e-7, 1e-9
-# What storing residuals in 35 bits takes from a product.
-_STORED = 2.0**-35
+# Pairs that wait at most, and values of the regressors of those that are computed together.
+_MOST_WAITING, _PAIR_VALUES = 2**16, 2**20
+# Products of double precision that differ by less are equal, but no more than that, however large rounding may be;
+# and z, of groups with variances of their own, relative.
+_TIE, _MAX_TIE, _TIE_OF_Z = 2.0**-35, 1e-7, 1e-9
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,29 @@ class Observed:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The tested voxels of a tile that all images have, or those that some lack.
+
+    Attributes
+    ----------
+    columns : (W,) int64
+        Where they are in the tile.
+    fit : Fit
+        Of the nuisance.
+    share, freedom : (W,) float64
+        The data as they are.
+    gaps : Incomplete or None
+        What is known of voxels that some images lack.
+    """
+
+    columns: NDArray[np.int64]
+    fit: Fit
+    share: Array
+    freedom: Array
+    gaps: Incomplete | None = None
+
+
+@dataclass(frozen=True)
 class Tile:
     """Voxels that are multiplied together.
 
@@ -117,33 +147,32 @@ class Tile:
     ----------
     voxels : slice
         Where they are in their block.
-    complete : (C,) int64
-        Those with all images, counted from the first.
-    values, rest : (n, C) float32 and float16
-        Their residuals, as :func:`~daskglm.kernels.permutation.split` stores them.
-    noise : (C,) float64
-        Rounding of the images, as a fraction of the residuals.
-    gaps : (G,) int64
-        Those with some images.
-    others : Incomplete or None
-        What is known of these.
+    values : (n, W) array
+        Their images.
+    parts : tuple of Part
+        Those that are tested.
     seen : Observed
         The data as they are, at all voxels of the tile.
     """
 
     voxels: slice
-    complete: NDArray[np.int64]
-    values: NDArray[np.float32]
-    rest: NDArray[np.float16]
-    noise: Array
-    gaps: NDArray[np.int64]
-    others: Incomplete | None
+    values: NDArray[np.floating]
+    parts: tuple[Part, ...]
     seen: Observed
 
-    @property
-    def size(self) -> int:
-        """Number of voxels."""
-        return int(self.voxels.stop - self.voxels.start)
+    def images(self, columns: NDArray[np.int64]) -> NDArray[np.floating]:
+        """Those of some voxels.
+
+        Parameters
+        ----------
+        columns : (W,) int64
+            Which, ascending.
+
+        Returns
+        -------
+        (n, W) array
+        """
+        return self.values if columns.size == self.values.shape[1] else np.take(self.values, columns, axis=1)
 
 
 def make_tiles(values: NDArray[np.floating], test: Test) -> list[Tile]:
@@ -152,7 +181,7 @@ def make_tiles(values: NDArray[np.floating], test: Test) -> list[Tile]:
     Parameters
     ----------
     values : (n, V) array
-        Images; the first voxel begins a tile. What is not finite is missing.
+        Images, which the tiles show; the first voxel begins a tile. What is not finite is missing.
     test : Test
         Test.
 
@@ -172,23 +201,24 @@ def _make_tile(values: NDArray[np.floating], part: slice, test: Test) -> Tile:
     if not np.isfinite(tile.sum(axis=0, dtype=np.float64)).all():
         count = np.isfinite(tile).sum(axis=0)
     complete = np.flatnonzero(count == len(tile))
-    left, noise = residuals(test.parts, tile if complete.size == count.size else tile[:, complete])
-    stat, share, freedom = (np.full(count.size, np.nan) for _ in range(3))
-    stat[complete], share[complete], freedom[complete] = _observed(left, test)
-    vary = np.isfinite(stat[complete])
+    left, fit = residuals(test.parts, tile if complete.size == count.size else tile[:, complete])
+    found = _observed(left, test)
+    vary = np.flatnonzero(np.isfinite(found[0]))
     if test.scheme == "ter-braak":
-        left = without_tested(test.parts, left)
-    single, rest = split(left if vary.all() else left[:, vary])
-    others = None
-    gaps = np.flatnonzero((count < len(tile)) & (count >= test.min_count) & (test.groups is None))
-    if gaps.size:
-        others = incomplete(tile[:, gaps], test.parts.nuisance, test.parts.tested, test.signed)
-        known = others.freedom > 0
-        found = gaps[known]
-        share[found], freedom[found] = others.share[known], others.freedom[known]
-        stat[found] = statistics(share[found], test.n_tested, freedom[found], test.signed)
-    seen = Observed(stat, share, freedom, count)
-    return Tile(part, complete[vary], single, rest, noise[vary], gaps, others, seen)
+        fit = without_tested(test.parts, fit, left)
+    parts = [Part(complete[vary], fit.some(vary), found[1][vary], found[2][vary])]
+    stat, share, freedom = (np.full(count.size, np.nan) for _ in range(3))
+    stat[complete[vary]] = found[0][vary]
+    lacking = np.flatnonzero((count < len(tile)) & (count >= test.min_count) & (test.groups is None))
+    if lacking.size:
+        gaps = incomplete(tile[:, lacking], test.parts.nuisance, test.parts.tested, test.signed)
+        known = np.flatnonzero(gaps.freedom > 0)
+        gaps = gaps.some(known)
+        parts.append(Part(lacking[known], gaps.fit, gaps.share, gaps.freedom.astype(np.float64), gaps))
+        stat[lacking[known]] = statistics(gaps.share, test.n_tested, gaps.freedom, test.signed)
+    for some in parts:
+        share[some.columns], freedom[some.columns] = some.share, some.freedom
+    return Tile(part, tile, tuple(some for some in parts if some.columns.size), Observed(stat, share, freedom, count))
 
 
 def _observed(left: Array, test: Test) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -275,145 +305,214 @@ def permute(
     counts : (V,) int64
         How many statistics are at least the observed one.
     """
-    width = test.n_tested + test.parts.moving.shape[1]
-    width *= 1 if test.groups is None else len(test.groups.members)
-    together = int(np.clip(_ROWS // width, *_BATCH))
+    width = _n_regressors(test)
+    # A power of two, for units of rearrangements are multiples of one. Where there are no maps, the bits of products in
+    # single precision are seen nowhere.
+    most = _BATCH[1] if maps is not None else 2 * _BATCH[1]
+    together = int(np.clip(2 ** round(np.log2(_ROWS / width)), _BATCH[0], most))
+    # As many batches at once as there is room for: what a tile takes is done once for them.
+    at_once = together * max(1, ROW_VALUES // (together * width * len(test.parts.tested)))
     n_voxels = tiles[-1].voxels.stop if tiles else 0
     maxima, counts = np.full(len(index), -np.inf), np.zeros(n_voxels, dtype=np.int64)
-    for start in range(-(first % together), len(index), together):
+    for start in range(-(first % together), len(index), at_once):
         # A batch is filled up, and a rearrangement has its own place in it: neither the shape of a product nor the
         # row of it that is looked at depends on how many are asked for, or asked for first.
-        rows = np.arange(start, start + together).clip(0, len(index) - 1)
-        part = slice(max(start, 0), min(start + together, len(index)))
-        batch = _Batch(test, tiles, index[rows], sign[rows], slice(part.start - start, part.stop - start))
+        stop = min(start + at_once, start - (start - len(index)) // together * together)
+        rows = np.arange(start, stop).clip(0, len(index) - 1)
+        part = slice(max(start, 0), min(stop, len(index)))
+        run = _Run(test, tiles, index[rows], sign[rows], slice(part.start - start, part.stop - start), together)
         for tile in tiles:
-            batch.add(tile, counts[tile.voxels], None if maps is None else maps[part, tile.voxels])
-        maxima[part] = batch.maxima()
+            run.add(tile, counts[tile.voxels], None if maps is None else maps[part, tile.voxels])
+        maxima[part] = run.maxima()
     if not test.scaled:
         found = np.isfinite(maxima)
         maxima[found] = on_scale(maxima[found], test, test.parts.degrees_of_freedom)
     return maxima, counts
 
 
-class _Rows:
-    """Regressors of a batch of rearrangements in one precision: (B, k, n), and what voxels with gaps need."""
+@dataclass(frozen=True)
+class _Batch:
+    """Rearrangements that are multiplied together, in single precision.
 
-    def __init__(self, flat: NDArray[Any], moved: NDArray[Any] | None, nuisance: Array) -> None:
-        self.all, self.moved = flat, moved
-        self.weighed = None if moved is None else weighed_rows(moved, nuisance)
+    `rows` (B, k, n) are their regressors, `moved` (B, s, n) and `weighed` those of voxels with gaps; `all`: where they
+    are among all; `asked`: which of them are asked for; `place`: where those are among all that are.
+    """
 
-    def single(self, nuisance: Array) -> "_Rows":
-        """The same in single precision."""
-        moved = None if self.moved is None else self.moved.astype(np.float32)
-        return _Rows(self.all.astype(np.float32), moved, nuisance)
+    rows: NDArray[np.float32]
+    moved: NDArray[np.float32] | None
+    weighed: NDArray[np.floating] | None
+    all: slice
+    asked: slice
+    place: slice
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A part of a tile, and what becomes of it.
+
+    `level` (W,) is what sizes are compared with; `error` and `slack` (W,) how far the product of a statistic next to
+    it, and of any, is off at most; `counts` and `maps` are those of the tile.
+    """
+
+    tile: Tile
+    part: Part
+    level: Array
+    error: Array
+    slack: Array
+    counts: NDArray[np.int64]
+    maps: NDArray[np.float32] | None
+
+    def residuals(self) -> NDArray[np.float32]:
+        """All of them, in single precision."""
+        given = self.tile.images(self.part.columns)
+        left = single_residuals(self.part.fit, given)
+        if self.part.gaps is not None:
+            left[~np.isfinite(given)] = 0.0
+        return left
+
+    def exact_residuals(self, voxels: NDArray[np.int64]) -> Array:
+        """Those of some voxels (K, n), in double precision."""
+        given = np.take(self.tile.values, self.part.columns[voxels], axis=1)
+        left = exact_residuals(self.part.fit.some(voxels), given)
+        if self.part.gaps is not None:
+            left[~np.isfinite(given.T)] = 0.0
+        return left
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What sizes in single precision are compared with: between `low` and `high` (W,) they may be the observed ones.
+
+    `far` (W,): where they are too far off; `slack`: how far they are off at most elsewhere.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    far: NDArray[np.bool_]
+    slack: float
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pairs (P,) of a rearrangement and a voxel that are to be computed again.
+    """Pairs (P,) of a rearrangement and a voxel of a part that are to be computed again.
 
-    `reach` is how large those may be that may be the largest; None: of those next to the observed statistic.
+    `reach` is how large they may be on their scale; infinite where they are next to the observed statistic.
     """
 
-    tile: Tile
+    work: _Work
     rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    reach: NDArray[np.floating] | None
-    counts: NDArray[np.int64]
-    maps: NDArray[np.float32] | None
-
-    def some(self, chosen: slice | NDArray[Any]) -> "_Pairs":
-        """Some of them."""
-        reach = None if self.reach is None else self.reach[chosen]
-        return replace(self, rows=self.rows[chosen], columns=self.columns[chosen], reach=reach)
+    voxels: NDArray[np.int64]
+    reach: NDArray[np.floating]
 
 
-class _Batch:
-    """A batch of rearrangements: its rows, the largest statistics so far, and what is to be computed again.
+class _Run:
+    """Batches of rearrangements: the largest statistics so far, and what is to be computed again.
 
     Statistics are ranked by their share where that orders those of all voxels, else on their scale.
     """
 
-    def __init__(self, test: Test, tiles: list[Tile], index: NDArray[np.int64], sign: Array, kept: slice) -> None:
-        parts, self.test, self.kept = test.parts, test, kept
-        if test.groups is not None:
-            self.exact = _Rows(grouped_rows(parts, test.groups, index, sign), None, parts.nuisance)
-        else:
-            moved = None
-            if any(tile.others is not None for tile in tiles):
-                base = parts.raw if test.scheme == "draper-stoneman" else parts.tested
-                moved = np.ascontiguousarray((base[index] * sign[:, :, None]).transpose(0, 2, 1))
-            self.exact = _Rows(rearranged(parts, index, sign, test.scheme), moved, parts.nuisance)
-            self.single = self.exact.single(parts.nuisance)
-        self.two_sided = test.signed and test.two_sided
-        n_rows = kept.stop - kept.start
-        self.top = np.full(n_rows, -np.inf)
+    def __init__(
+        self, test: Test, tiles: list[Tile], index: NDArray[np.int64], sign: Array, asked: slice, together: int
+    ) -> None:
+        parts, self.test, self.two_sided, self.asked = test.parts, test, test.signed and test.two_sided, asked
+        self.rows, self.moved = _regressors(test, index, sign), np.empty((0, 0, 0))
+        if any(part.gaps is not None for tile in tiles for part in tile.parts):
+            base = parts.raw if test.scheme == "draper-stoneman" else parts.tested
+            self.moved = np.ascontiguousarray((base[index] * sign[:, :, None]).transpose(0, 2, 1))
+        self.batches = []
+        for start in range(0, len(index), together):
+            part = slice(start, start + together)
+            first, last = max(start, asked.start), min(start + together, asked.stop)
+            moved = self.moved[part].astype(np.float32) if self.moved.size else None
+            weighed = None if moved is None else weighed_rows(moved, parts.nuisance)
+            self.batches.append(
+                _Batch(self.rows[part].astype(np.float32), moved, weighed, part, slice(first - start, last - start),
+                       slice(first - asked.start, last - asked.start))
+            )  # fmt: skip
+        self.top = np.full(asked.stop - asked.start, -np.inf)
         # What the largest statistic is at least: exact values, and others less their error.
         self.floor = self.top.copy()
-        self.pairs: list[_Pairs] = []
+        self.waiting: list[_Pairs] = []
+
+    def maxima(self) -> Array:
+        """The largest statistic under each rearrangement, as a share or on its scale."""
+        self._settle()
+        return self.top
 
     def add(self, tile: Tile, counts: NDArray[np.int64], maps: NDArray[np.float32] | None) -> None:
         """Multiply a tile; `counts` (W,) and `maps` (b, W) of it are filled."""
-        if self.test.groups is not None:
-            self._exact_columns(tile, tile.complete, counts, maps)
-            return
-        share, grows, noise = self._single_shares(tile)
-        freedom = tile.seen.freedom if tile.gaps.size or self.test.uneven else self.test.parts.degrees_of_freedom
         if maps is not None:
-            maps[:] = on_scale(share, self.test, freedom)
+            maps[:, np.isnan(tile.seen.share)] = np.nan
+        for part in tile.parts:
+            level = np.abs(part.share) if self.two_sided else part.share
+            noise, n_rows = single_error(part.fit), len(tile.values)
+            work = _Work(tile, part, level, product_error(n_rows, np.abs(part.share)) + noise,
+                         product_error(n_rows, 1.0) + noise, counts, maps)  # fmt: skip
+            if self.test.groups is not None:
+                for batch in self.batches:
+                    self._exact_columns(batch, work, np.arange(level.size))
+                continue
+            values = work.residuals()
+            # Where nothing but what is tested is rearranged, errors are alike under all rearrangements.
+            alike = part.gaps is None and self.rows.shape[1] == self.test.n_tested
+            limits = _limits(work, self._growth(None)) if alike else None
+            found = [pairs for batch in self.batches for pairs in self._compare(batch, work, values, limits)]
+            rows, voxels, reach = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+            self.waiting.append(_Pairs(work, rows, voxels, reach))
+            if sum(pairs.rows.size for pairs in self.waiting) > _MOST_WAITING:
+                self._settle()
+
+    def _compare(
+        self, batch: _Batch, work: _Work, values: NDArray[np.float32], limits: _Limits | None
+    ) -> list[tuple[Any, Any, Any]]:
+        """Statistics of a batch, into counts and maps; rows, voxels and reach of pairs to be computed again."""
+        part = work.part
+        share, grows = self._single_shares(batch, part, values)
+        if work.maps is not None:
+            freedom = self.test.parts.degrees_of_freedom if part.gaps is None else part.freedom
+            _put(work.maps, batch.place, part.columns, on_scale(share, self.test, freedom))
         size = np.abs(share, out=share) if self.two_sided else share
-        level = np.abs(tile.seen.share) if self.two_sided else tile.seen.share
-        with np.errstate(invalid="ignore"):
-            error = grows * (product_error(len(tile.values), np.abs(tile.seen.share)) + noise)
-            low, high = size >= (level - error).astype(np.float32), size > (level + error).astype(np.float32)
-            reached = _count(high)
-            near = np.flatnonzero(_count(low) != reached)
-            whole = error > _MAX_ERROR
-            if maps is not None:
-                whole |= np.fmax.reduce(size, axis=0) > _EXTREME
+        limits = limits or _limits(work, grows)
+        low, high = size >= limits.low, size > limits.high
+        reached = _count(high)
+        near = np.flatnonzero(_count(low) != reached)
         close = low[:, near] & ~high[:, near]
-        if close.sum() > _MANY * close.shape[0] * tile.size:
+        whole = limits.far
+        if work.maps is not None:
+            whole = whole | (size.max(axis=0) > _EXTREME)
+        if np.count_nonzero(close) > _MANY * size.size:
+            whole = whole.copy()
             whole[near] = True
         if whole.any():
             columns = np.flatnonzero(whole)
             reached[columns] = 0
-            self._exact_columns(tile, columns, counts, maps)
-            size[:, columns] = np.nan
+            self._exact_columns(batch, work, columns)
+            size[:, columns] = -np.inf
             close &= ~whole[near]
-        counts += reached
+        work.counts[part.columns] += reached
         rows, chosen = np.nonzero(close)
-        self._defer(_Pairs(tile, rows, near[chosen], None, counts, maps))
-        top = np.fmax.reduce(size, axis=1, initial=-np.inf)
-        largest = product_error(len(tile.values), float(top.max(initial=0.0))) + noise
-        slack = float((grows * largest)[~whole].max(initial=0.0))
-        self._defer(
-            _Pairs(tile, *self._candidates(size, top, slack, np.asarray(freedom, dtype=np.float32)), counts, maps)
+        largest = self._candidates(size, limits.slack, part.freedom, self.floor[batch.place])
+        start = batch.place.start
+        return [(start + rows, near[chosen], np.full(rows.size, np.inf)), (start + largest[0], *largest[1:])]
+
+    def _single_shares(
+        self, batch: _Batch, part: Part, values: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Array]:
+        """Shares (b, W) in single precision, and how errors of products grow in them (W,)."""
+        if part.gaps is None or batch.moved is None or batch.weighed is None:
+            share, left = self._products(batch.rows, values)
+            return share[batch.asked], self._growth_of(left)
+        share, left, pattern = incomplete_shares(
+            part.gaps, batch.moved, batch.weighed, values, slice(None), self.test.signed
         )
+        return share[batch.asked], self._growth(left.min(axis=1))[pattern]
 
-    def maxima(self) -> Array:
-        """The largest statistic under each rearrangement: (b,), as a share or on its scale."""
-        self._settle()
-        return self.top
-
-    def _single_shares(self, tile: Tile) -> tuple[NDArray[np.float32], Array, Array]:
-        """Shares (b, W) in single precision, NaN where there is nothing to test; how rounding grows, and noise (W,)."""
-        rows = self.single
-        share, left = self._products(rows.all, tile.values)
-        grows = np.broadcast_to(self._growth(None if left is None else left.min(axis=0)), tile.noise.shape)
-        if tile.complete.size == tile.size:
-            return share[self.kept], grows, tile.noise
-        found, grown, noise = np.full((len(share), tile.size), np.nan, dtype=np.float32), *np.zeros((2, tile.size))
-        found[:, tile.complete], grown[tile.complete], noise[tile.complete] = share, grows, tile.noise
-        others = tile.others
-        if others is not None and rows.moved is not None and rows.weighed is not None:
-            share, left, pattern = incomplete_shares(
-                others, rows.moved, rows.weighed, others.values, slice(None), self.test.signed
-            )
-            known = others.freedom > 0
-            found[:, tile.gaps] = np.where(known, share, np.nan)
-            grown[tile.gaps] = np.where(known, self._growth(left.min(axis=1))[pattern], 0.0)
-            noise[tile.gaps] = np.where(known, others.noise, 0.0)
-        return found[self.kept], grown, noise
+    def _growth_of(self, left: NDArray[np.floating] | None) -> Array:
+        """That of products of a batch, (W,) or, where that is little more, one number."""
+        if left is None:
+            return self._growth(None)
+        most = self._growth(left.min())
+        return most if most < _LITTLE else self._growth(left.min(axis=0))
 
     def _growth(self, left: NDArray[np.floating] | None) -> Array:
         """How much larger errors of shares are than those of products."""
@@ -427,164 +526,144 @@ class _Batch:
         return shares(products, self.test.n_tested, self.test.signed)
 
     def _candidates(
-        self, size: NDArray[np.float32], top: NDArray[np.float32], error: float, freedom: NDArray[np.float32]
+        self, size: NDArray[np.float32], slack: float, freedom: Array, floor: Array
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating]]:
-        """Rearrangements and voxels, of sizes (b, W) of which `top` (b,) is the largest, that may be the largest."""
-        with np.errstate(invalid="ignore"):
-            reach, slack = size, error
-            if self.test.uneven:
-                reach, slack = self._with_slack(size + np.float32(error), freedom, 1), 0.0
-                top = np.fmax.reduce(reach, axis=1, initial=-np.inf)
-            rows = np.flatnonzero((top + slack >= self.floor) & (top > -np.inf))
-            if not rows.size:
-                return rows, rows, top[rows]
-            least = top[rows] - slack
-            if self.test.uneven:
-                best = np.where(np.isnan(reach[rows]), -np.inf, reach[rows]).argmax(axis=1)
-                least = self._with_slack(size[rows, best] - np.float32(error), freedom[best], -1)
-            self.floor[rows] = np.maximum(self.floor[rows], least)
-            found, columns = np.nonzero(reach[rows] + slack >= self.floor[rows, None])
+        """Rows, voxels and reach of what may be the largest of sizes (b, W), each at most `slack` off."""
+        top = size.max(axis=1).astype(np.float64)
+        sure = top - slack
+        if self.test.uneven:
+            sure = on_scale(sure, self.test, freedom[size.argmax(axis=1)])
+        np.maximum(floor, sure, out=floor)
+        # At the voxel with the most degrees of freedom the smallest share is enough.
+        least = floor
+        if self.test.uneven:
+            least = share_on_scale(floor, self.test.n_tested, float(freedom.max()), self.test.signed)
+        rows = np.flatnonzero(top + slack >= least)
+        flat = np.flatnonzero(size[rows] >= (least[rows] - slack).astype(np.float32)[:, None])
+        found, voxels = np.divmod(flat, size.shape[1])
         rows = rows[found]
-        return rows, columns, reach[rows, columns] + slack
+        reach = self._rank(size[rows, voxels].astype(np.float64) + slack, freedom[voxels])
+        return rows, voxels, reach
 
-    def _with_slack(self, size: NDArray[np.floating], freedom: NDArray[np.float32], sign: int) -> NDArray[np.floating]:
-        """Sizes on their scale, and a little beyond: they are rounded there as well."""
-        scaled = on_scale(size, self.test, freedom)
-        return scaled + np.float32(sign * 1e-3) if self.test.signed else scaled * np.float32(1 + sign * 1e-5)
-
-    def _defer(self, pairs: _Pairs) -> None:
-        """Keep pairs for later, when those of many tiles are computed together."""
-        for start in range(0, pairs.rows.size, _PAIRS_TOGETHER):
-            self.pairs.append(pairs.some(slice(start, start + _PAIRS_TOGETHER)))
-            if sum(waiting.rows.size for waiting in self.pairs) >= _PAIRS_TOGETHER:
-                self._settle()
+    def _rank(self, size: NDArray[np.floating], freedom: Array) -> NDArray[np.floating]:
+        """What orders the statistics of all voxels."""
+        return on_scale(size, self.test, freedom) if self.test.uneven else size
 
     def _settle(self) -> None:
-        """Compute what was deferred, in double precision, each pair by itself."""
-        waiting = [
-            pairs if pairs.reach is None else pairs.some(np.flatnonzero(pairs.reach >= self.floor[pairs.rows]))
-            for pairs in self.pairs
-        ]
-        waiting, self.pairs = [pairs for pairs in waiting if pairs.rows.size], []
-        test, shares_of = self.test, self._exact_pairs(waiting)
-        for pairs, share in zip(waiting, shares_of, strict=True):
-            size = np.abs(share) if self.two_sided else share
-            freedom = pairs.tile.seen.freedom[pairs.columns]
-            np.maximum.at(self.top, pairs.rows, on_scale(size, test, freedom) if test.uneven else size)
-            if pairs.reach is not None:
-                continue
-            np.add.at(pairs.counts, pairs.columns, size >= self._level(pairs.tile, pairs.columns))
-            # Which may be the largest depends on the block, and what is put into a map must not.
-            if pairs.maps is not None:
-                pairs.maps[pairs.rows, pairs.columns] = on_scale(share, test, freedom)
-        self.floor = np.maximum(self.floor, self.top)
+        """Compute what waits in double precision, each pair by itself."""
+        together = max(1, _PAIR_VALUES // self.rows[0].size)
+        for pairs in self.waiting:
+            chosen = np.flatnonzero(pairs.reach >= self.floor[pairs.rows])
+            for start in range(0, chosen.size, together):
+                some = chosen[start : start + together]
+                self._settle_pairs(pairs.work, pairs.rows[some], pairs.voxels[some], np.isinf(pairs.reach[some]))
+        self.waiting = []
+        np.maximum(self.floor, self.top, out=self.floor)
 
-    def _exact_pairs(self, waiting: list[_Pairs]) -> list[Array]:
-        """Shares of pairs: sums of one pair's products alone, so that their bits depend on nothing else."""
-        test, sizes = self.test, [pairs.rows.size for pairs in waiting]
-        if not sizes:
-            return []
-        rows = np.concatenate([pairs.rows for pairs in waiting]) + self.kept.start
-        seen = np.concatenate([pairs.tile.seen.share[pairs.columns] for pairs in waiting])
-        values, noise = np.empty((rows.size, len(test.parts.tested))), np.empty(rows.size)
-        share, left, gap = np.empty(rows.size), np.ones(rows.size), np.zeros(rows.size, dtype=bool)
-        for pairs, stop in zip(waiting, np.cumsum(sizes), strict=True):
-            part, tile = slice(stop - pairs.rows.size, stop), pairs.tile
-            if tile.complete.size == tile.size:
-                values[part] = joined(tile.values, tile.rest, pairs.columns).T
-                noise[part] = tile.noise[pairs.columns]
-                continue
-            gap[part] = np.isin(pairs.columns, tile.gaps)
-            there, places = ~gap[part], np.searchsorted(tile.complete, pairs.columns[~gap[part]])
-            values[part][there] = joined(tile.values, tile.rest, places).T
-            noise[part][there] = tile.noise[places]
-            if gap[part].any():
-                chosen = np.flatnonzero(gap[part])
-                found = self._pairs_with_gaps(tile, rows[part][chosen], pairs.columns[chosen])
-                share[part][chosen], left[part][chosen], noise[part][chosen] = found
-        complete = np.flatnonzero(~gap)
-        products = np.einsum("pkn,pn->kp", self.exact.all[rows[complete]], values[complete])
-        found_share, some = shares(products[None], test.n_tested, test.signed)
-        share[complete] = found_share[0]
-        if some is not None:
-            left[complete] = some[0]
-        return np.split(self._tied(share, left, noise, seen), np.cumsum(sizes)[:-1])
-
-    def _pairs_with_gaps(
-        self, tile: Tile, rows: NDArray[np.int64], columns: NDArray[np.int64]
-    ) -> tuple[Array, Array, Array]:
-        """Shares, what is left beside the nuisance, and noise of pairs at voxels with gaps."""
-        others, moved = tile.others, self.exact.moved
-        if others is None or moved is None:
-            raise AssertionError("a tile with gaps has them prepared")
-        places = np.searchsorted(tile.gaps, columns)
-        values = joined(others.values, others.rest, places).T
-        found = incomplete_pairs(others, moved[rows], self.test.parts.nuisance, values, places, self.test.signed)
-        return *found, others.noise[places]
-
-    def _exact_columns(
-        self, tile: Tile, columns: NDArray[np.int64], counts: NDArray[np.int64], maps: NDArray[np.float32] | None
+    def _settle_pairs(
+        self, work: _Work, rows: NDArray[np.int64], voxels: NDArray[np.int64], near: NDArray[np.bool_]
     ) -> None:
-        """Shares of some voxels under all rearrangements, in double precision, into counts, maps and maxima."""
-        share = np.empty((self.kept.stop - self.kept.start, columns.size))
-        is_gap = np.isin(columns, tile.gaps)
-        for gap in (False, True):
-            chosen = np.flatnonzero(is_gap == gap)
-            if chosen.size:
-                found, left, noise = self._of_columns(tile, columns[chosen], gap)
-                seen = tile.seen.share[columns[chosen]]
-                share[:, chosen] = self._tied(found[self.kept], left[self.kept], noise, seen)
-        size = np.abs(share) if self.two_sided else share
-        freedom = tile.seen.freedom[columns]
-        counts[columns] += np.sum(size >= self._level(tile, columns), axis=0)
-        rank = on_scale(size, self.test, freedom) if self.test.uneven else size
-        self.top = np.maximum(self.top, np.fmax.reduce(rank, axis=1, initial=-np.inf))
-        self.floor = np.maximum(self.floor, self.top)
-        if maps is not None:
-            if self.test.groups is not None:
-                maps[:] = np.nan
-            maps[:, columns] = on_scale(share, self.test, freedom)
+        """Pairs (P,) into the maxima, and those next to the observed statistic into counts and maps."""
+        part, values = work.part, work.exact_residuals(voxels)
+        given = rows + self.asked.start
+        if part.gaps is None:
+            # Sums of one pair's products alone: their bits depend on nothing else.
+            products = np.einsum("pkn,pn->kp", self.rows[given], values)
+            found, some = shares(products[None], self.test.n_tested, self.test.signed)
+            share, left = found[0], None if some is None else some[0]
+        else:
+            share, left = incomplete_pairs(
+                part.gaps, self.moved[given], self.test.parts.nuisance, values, voxels, self.test.signed
+            )
+        size = self._tied(share, left, work, voxels)
+        np.maximum.at(self.top, rows, self._rank(size, part.freedom[voxels]))
+        # Which may be the largest depends on the block, and what is put into a map must not.
+        rows, voxels, size = rows[near], voxels[near], size[near]
+        np.add.at(work.counts, part.columns[voxels], size >= work.level[voxels])
+        if work.maps is not None:
+            signed = np.copysign(size, share[near]) if self.two_sided else size
+            work.maps[rows, part.columns[voxels]] = on_scale(signed, self.test, part.freedom[voxels])
+
+    def _exact_columns(self, batch: _Batch, work: _Work, voxels: NDArray[np.int64]) -> None:
+        """Some voxels of a part under all rearrangements of a batch, in double precision."""
+        part = work.part
+        share, left = self._of_columns(batch, part, voxels, work.exact_residuals(voxels).T)
+        share, left = share[batch.asked], None if left is None else left[batch.asked]
+        size = self._tied(share, left, work, voxels)
+        freedom, columns = part.freedom[voxels], part.columns[voxels]
+        work.counts[columns] += _count(size >= work.level[voxels])
+        top = self._rank(size, freedom).max(axis=1, initial=-np.inf)
+        for known in (self.top, self.floor):
+            np.maximum(known[batch.place], top, out=known[batch.place])
+        if work.maps is not None:
+            signed = np.copysign(size, share) if self.two_sided else size
+            _put(work.maps, batch.place, columns, on_scale(signed, self.test, freedom))
 
     def _of_columns(
-        self, tile: Tile, columns: NDArray[np.int64], gap: bool
-    ) -> tuple[NDArray[Any], NDArray[Any], Array]:
-        """Shares (B, K), what is left beside the nuisance, and noise (K,), of voxels with or without gaps."""
-        test, rows = self.test, self.exact
-        if gap and tile.others is not None and rows.moved is not None and rows.weighed is not None:
-            places, others = np.searchsorted(tile.gaps, columns), tile.others
-            values = joined(others.values, others.rest, places)
-            share, kept, pattern = incomplete_shares(others, rows.moved, rows.weighed, values, places, test.signed)
-            return share, kept[pattern].T, others.noise[places]
-        places = np.searchsorted(tile.complete, columns)
-        values = joined(tile.values, tile.rest, places)
+        self, batch: _Batch, part: Part, voxels: NDArray[np.int64], values: Array
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Shares (B, K) of residuals (n, K) in double precision, and what is left beside the nuisance."""
+        test, rows = self.test, self.rows[batch.all]
+        if part.gaps is not None:
+            moved = self.moved[batch.all]
+            weighed = weighed_rows(moved, test.parts.nuisance)
+            share, kept, pattern = incomplete_shares(part.gaps, moved, weighed, values, voxels, test.signed)
+            return share, kept[pattern].T
         if test.groups is None:
-            share, left = self._products(rows.all, values)
-            return share, np.ones(share.shape) if left is None else left, tile.noise[places]
-        products = (rows.all.reshape(-1, len(values)) @ values).reshape(*rows.all.shape[:2], -1)
+            return self._products(rows, values)
+        products = (rows.reshape(-1, len(values)) @ values).reshape(*rows.shape[:2], -1)
         squares = test.groups.members @ np.square(values)
         z = group_z(*group_statistics(products, squares, test.groups, test.n_tested, test.signed), test.n_tested,
                     test.signed)  # fmt: skip
         # A rearrangement that leaves a group without residuals says nothing there.
-        return np.nan_to_num(z), np.ones(z.shape), tile.noise[places]
+        return np.nan_to_num(z), None
 
-    def _tied(self, share: Array, left: Array, noise: Array, seen: Array) -> Array:
-        """Shares, of which those that equal the observed one but for rounding are set to it, or to its negative."""
+    def _tied(self, share: Array, left: Array | None, work: _Work, voxels: NDArray[np.int64]) -> Array:
+        """Sizes of shares (..., K); those that equal the observed one but for rounding are set to it."""
+        level = work.level[voxels]
+        size = np.abs(share) if self.two_sided else share
         if self.test.groups is not None:
-            error = _TIE_OF_Z * (1 + np.abs(seen))
+            error = _TIE_OF_Z * (1 + np.abs(level))
         else:
-            error = np.minimum(self._growth(left) * (_STORED + noise), _MAX_TIE)
-        tied = np.where(np.abs(share - seen) <= error, seen, share)
-        return np.where(np.abs(share + seen) <= error, -seen, tied) if self.two_sided else tied
+            error = np.minimum(self._growth(left) * (_TIE + work.part.fit.noise[voxels]), _MAX_TIE)
+        np.copyto(size, level, where=np.abs(size - level) <= error)
+        return size
 
-    def _level(self, tile: Tile, columns: NDArray[np.int64]) -> Array:
-        """What the size of statistics is compared with."""
-        seen = tile.seen.share[columns]
-        return np.abs(seen) if self.two_sided else seen
+
+def _n_regressors(test: Test) -> int:
+    """Those that are multiplied for a rearrangement, k."""
+    if test.groups is not None:
+        return len(test.groups.members) * (test.n_tested + test.parts.nuisance.shape[1])
+    both = test.scheme in ("freedman-lane", "ter-braak")
+    return test.n_tested + (test.parts.moving.shape[1] if both else 0)
+
+
+def _regressors(test: Test, index: NDArray[np.int64], sign: Array) -> Array:
+    """Rearranged regressors (B, k, n)."""
+    if test.groups is not None:
+        return grouped_rows(test.parts, test.groups, index, sign)
+    return rearranged(test.parts, index, sign, test.scheme)
+
+
+def _limits(work: _Work, grows: Array) -> _Limits:
+    """Limits of a part, where errors of products grow so in shares (W,)."""
+    error = grows * work.error
+    far = error > _MAX_ERROR
+    low, high = (work.level - error).astype(np.float32), (work.level + error).astype(np.float32)
+    return _Limits(low, high, far, float((grows * work.slack)[~far].max(initial=0.0)))
+
+
+def _put(maps: NDArray[np.float32], rows: slice, columns: NDArray[np.int64], values: NDArray[np.floating]) -> None:
+    """Put statistics into some columns of maps."""
+    if columns.size == maps.shape[1]:
+        maps[rows] = values
+    else:
+        maps[rows, columns] = values
 
 
 def _count(reached: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many of (B, W) there are in each column."""
     counts = np.zeros(reached.shape[1], dtype=np.int64)
     for start in range(0, len(reached), 255):
-        counts += np.add.reduce(reached[start : start + 255], axis=0, dtype=np.uint8)
+        counts += np.add.reduce(reached[start : start + 255].view(np.uint8), axis=0, dtype=np.uint8)
     return counts

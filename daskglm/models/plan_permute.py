@@ -19,7 +19,7 @@ from daskglm.inference.permutation import permutation_test
 from daskglm.inference.permutation_maps import WholeMap
 from daskglm.inference.planning import cluster_threshold, plan_tests
 from daskglm.kernels.adjacency import CONNECTIVITIES, grid_adjacency
-from daskglm.kernels.permutation_blocks import TILE, Test, make_tiles, permute
+from daskglm.kernels.permutation_blocks import ROW_VALUES, TILE, Test, make_tiles, permute
 from daskglm.kernels.tfce import Grid, check_enhancement
 from daskglm.models.contrasts import Contrasts, check_any, contrasts_of_design
 from daskglm.models.functional import design_of_formula
@@ -31,7 +31,7 @@ from daskglm.models.selection import selection
 from daskglm.schema.datasets import space_of
 from daskglm.schema.space import VolumeSpace
 
-_CALIBRATED = 64
+_CALIBRATED = 256
 # Rows of a product, at least.
 _PRODUCT_ROWS = 512
 _DEFAULTS = {name: item.default for name, item in signature(permutation_test).parameters.items()}
@@ -111,7 +111,7 @@ def plan_permutation(
     shape = _shape(source, space_of(loaded), list(tests.values()), rearrangements, chosen, machine(n_jobs))
     n_units = -(-rearrangements.count // shape.unit[0])
     n_bytes, n_tasks, notes = source.passes(_tasks(shape) if count else 0)
-    if not (shape.resident or shape.prepared):
+    if not shape.kept:
         n_bytes += source.n_bytes * n_units
         notes += ("the images do not fit into memory: each unit of rearrangements reads them again",)
     if chosen["stop_at"] is not None:
@@ -152,8 +152,7 @@ class _Shape:
     n_maxima: int
     n_maps: int
     neighbours: int
-    resident: bool
-    prepared: bool
+    kept: bool
 
     @property
     def n_voxels(self) -> int:
@@ -185,7 +184,7 @@ def _shape(
     per_worker = -(-n_voxels // (2 * where.workers * where.threads))
     whole = bool(chosen["threshold"] is not None or chosen["tfce"])
     # What is decided by the memory that is free then may be decided otherwise than now: more is promised.
-    resident = 1.2 * graph._RESIDENT * memory_limit()
+    room = 1.2 * graph._RESIDENT * memory_limit()
     return _Shape(
         source, space, tests, rearrangements, where,
         width=max(TILE, min(per_worker, graph._BLOCK_VALUES // n_rows) // TILE * TILE),
@@ -195,8 +194,7 @@ def _shape(
         n_maxima=1 + (2 if chosen["threshold"] is not None else 0) + (1 if chosen["tfce"] else 0),
         n_maps=8 + (4 if chosen["threshold"] is not None else 0) + (3 if chosen["tfce"] else 0),
         neighbours=int(chosen["connectivity"]) if whole else 0,
-        prepared=(prepared := graph.TILE_BYTES * source.data.size * len(tests) <= resident),
-        resident=not prepared and source.data.nbytes <= resident,
+        kept=source.data.nbytes <= room,
     )  # fmt: skip
 
 
@@ -205,13 +203,9 @@ def _tasks(shape: _Shape) -> int:
     edges, tests = shape.edges, shared("tests", list(shape.tests))
     rechunked = shape.source.data.rechunk(((shape.source.data.shape[0],), tuple(b - a for a, b in pairwise(edges))))
     lazy = rechunked.to_delayed().reshape(-1).tolist()
-    nothing = np.empty((0, 0), dtype=np.float32)
-    parts = [nothing] * len(lazy) if shape.resident else lazy
-    n_tasks = count_tasks(*lazy) if shape.resident else 0
-    keep = shape.prepared
-    seen = [task("observe", graph._observe_block, part, tests, keep, n_out=2) for part in parts]
-    n_tasks += count_tasks(*seen) if keep else count_tasks(*[item[0] for item in seen])
-    blocks = graph.Blocks(parts, edges, shape.source.data.shape[0], [[[]]] * len(lazy) if keep else None)
+    seen = [task("observe", graph._observe_block, part, tests, shape.kept, n_out=2) for part in lazy]
+    n_tasks = count_tasks(*seen) if shape.kept else count_tasks(*[item[0] for item in seen])
+    blocks = graph.Blocks(lazy, edges, shape.source.data.shape[0], [[[]]] * len(lazy) if shape.kept else None)
     plan = graph._Plan(
         blocks, tests, shared("rearrangements", shape.rearrangements),
         shared("on-map", 0) if shape.whole_maps else None, shared("enhanced", 0), shape.unit[1],
@@ -234,17 +228,19 @@ def _needs(shape: _Shape, gaps: bool) -> Needs:
     rank = shape.tests[0].parts.nuisance.shape[1]
     patterns = 8 * rank**2 * width if gaps else 0
     share = 1.0 if not where.cluster else min(1.0, (n_parts / where.workers + 2) / n_parts)
-    images, tiles = n_rows * n_voxels, n_tests * (graph.TILE_BYTES * part * (2 if gaps else 1) + 32 * width + patterns)
+    # Tiles of all tests show the same images, but for those that a worker sends to another.
+    images = size * part * (n_tests if where.cluster else 1)
+    tiles = images + n_tests * ((100 + 8 * (rank + 1)) * width + patterns)
     # Images of a source block wait for those of all others, and are copied into blocks of voxels then.
     column = n_rows * max(source.data.chunks[1])
-    loading = size * min(images, (1 if shape.resident else where.threads + 1) * column)
-    held = int(share * (size * images if shape.resident else 0)) + int(share * loading)
-    held += int(share * n_parts * tiles) if shape.prepared else 0
+    loading = size * min(n_rows * n_voxels, (where.threads + 1) * column)
+    held = int(share * loading) + (int(share * n_parts * tiles) if shape.kept else 0)
     moving = max(sum(item.parts.tested.shape[1] + item.parts.moving.shape[1] for item in shape.tests), 1)
-    product = max(_PRODUCT_ROWS, 8 * moving) * (28 * n_rows + 20 * TILE)
     unit = min(unit, shape.rearrangements.count)
+    product = 28 * min(max(ROW_VALUES, _PRODUCT_ROWS * n_rows), (unit + 2 * 128) * moving * n_rows)
+    product += 20 * max(_PRODUCT_ROWS, 8 * moving) * TILE
     observing = 8 * part * (2 if gaps else 1) + 2 * patterns + 32 * n_rows * TILE + 100 * width
-    permuting = (0 if shape.prepared else tiles) + product + 32 * n_rows * TILE + 50 * n_tests * width
+    permuting = (0 if shape.kept else tiles) + product + 32 * n_rows * TILE + 50 * n_tests * width
     at_once = shape.at_once
     held += at_once * (2 * 16 * unit * n_rows + 8 * n_tests * n_voxels * shape.n_statistics * 3)
     mapping = 0

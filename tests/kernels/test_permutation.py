@@ -1,6 +1,6 @@
 """Permuted statistics against refits by least squares, one by one, and nilearn's null distributions."""
 
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -260,3 +260,30 @@ def test_a_joint_hypothesis_has_the_same_dimension_in_any_unit(unit):
     np.testing.assert_allclose(parts.tested @ parts.tested.T, whole.tested @ whole.tested.T, atol=1e-9)
     np.testing.assert_allclose(parts.nuisance @ (parts.nuisance.T @ design[:, 2:]), design[:, 2:], rtol=1e-9)
     np.testing.assert_allclose(parts.nuisance.T @ parts.tested, 0, atol=1e-12)
+
+
+def test_tiles_of_all_tests_show_the_images_and_hold_none():
+    design, values = problem(20, 50)
+    values[:3, 7] = np.nan
+    for contrast in np.eye(4)[:2]:
+        for tile in make_tiles(values, make_test(design, contrast, "freedman-lane", min_count=5)):
+            assert np.shares_memory(tile.values, values)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_counts_are_exact_where_the_nuisance_explains_nearly_all(dtype):
+    """All orders of seven rows, against Freedman and Lane in double precision."""
+    rng = np.random.default_rng(1)
+    design = np.column_stack([rng.standard_normal((7, 2)), np.ones(7)])
+    values = (1e4 + 3e3 * design[:, 1:2] + rng.standard_normal((7, 60))).astype(dtype)
+    index = np.array(list(permutations(range(7))))
+    test = Test(partition(design, np.eye(3)[:1]), True, True, "freedman-lane")
+    maxima, counts = permute(make_tiles(values, test), test, index, np.ones(index.shape))
+    nuisance = np.linalg.qr(design[:, 1:])[0]
+    x = without(nuisance, design[:, 0])
+    moved = without(nuisance, values.astype(np.float64))[index]
+    moved -= nuisance @ (nuisance.T @ moved)
+    r = np.abs(x @ moved) / np.linalg.norm(x) / np.sqrt(np.square(moved).sum(axis=1))
+    assert np.array_equal(counts, (r >= r[0] - 1e-10).sum(axis=0))
+    top = r.max(axis=1)
+    np.testing.assert_allclose(np.sort(maxima), np.sort(top * np.sqrt(4 / (1 - top**2))), rtol=1e-7)
