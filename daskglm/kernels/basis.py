@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import qr, solve_triangular
 
 Array = NDArray[np.float64]
 # Rows of a contrast that differ by less than this fraction of their weights say the same.
@@ -21,11 +22,11 @@ class Basis:
     Attributes
     ----------
     to_basis : (p, r) float64
-        ``V diag(1 / s)`` of the singular value decomposition X = U diag(s) V'.
+        The pseudo-inverse of `from_basis`.
     row_space : (p, r) float64
         V: an orthonormal basis of the row space; a contrast is estimable if and only if it lies in it.
     from_basis : (r, p) float64
-        Q'X, the regressors in the basis: ``diag(s) V'``.
+        Q'X, the regressors in the basis.
     constant : (r,) float64 or None
         The coefficients of the all-one vector in the basis; None where it is not in the span of X.
     """
@@ -60,20 +61,29 @@ def orthonormal_basis(design: Array) -> Basis:
     scale = np.where(norms > 0, norms, 1.0)
     left, singular, right = np.linalg.svd(design / scale, full_matrices=False)
     rank = int(np.sum(singular > max(design.shape) * np.finfo(float).eps * singular.max(initial=0.0)))
-    # Scaling the columns changes which solution has minimum norm: a rank-deficient design is decomposed again.
+    from_basis = singular[:rank, None] * right[:rank] * scale
     if rank < design.shape[1]:
-        left, singular, right = np.linalg.svd(design, full_matrices=False)
-        row_space = np.ascontiguousarray(right[:rank].T)
-        to_basis = row_space / singular[:rank]
-        from_basis = singular[:rank, None] * right[:rank]
+        row_space, to_basis = _minimum_norm(from_basis)
     else:
         row_space = np.eye(design.shape[1])
         to_basis = right.T / singular / scale[:, None]
-        from_basis = singular[:, None] * right * scale
     basis = left[:, :rank]
     constant = basis.T @ np.ones(design.shape[0])
     spanned = np.abs(basis @ constant - 1.0).max(initial=0.0) < 1e-8
     return Basis(to_basis, row_space, from_basis, constant if spanned else None)
+
+
+def _minimum_norm(from_basis: Array) -> tuple[Array, Array]:
+    """Orthonormal row space (p, r) and pseudo-inverse (p, r) of rows (r, p) of full rank.
+
+    Rows of the largest regressors first, and pivots, keep the digits of those of small units (Cox & Higham 1998).
+    """
+    order = np.argsort(-np.abs(from_basis).max(axis=0, initial=0.0))
+    rows, triangle, pivots = qr(from_basis.T[order], mode="economic", pivoting=True)
+    row_space, to_basis = np.empty(rows.shape), np.empty(rows.shape)
+    row_space[order] = rows
+    to_basis[:, pivots] = solve_triangular(triangle, row_space.T).T
+    return row_space, to_basis
 
 
 def is_estimable(contrast: Array, basis: Basis) -> bool:

@@ -491,3 +491,22 @@ def test_a_variance_group_has_residuals_but_for_rounding(apart, known):
 def test_a_mean_is_tested_if_more_than_rounding_of_it_is(design, contrast, kind):
     found = run(noise(8), pd.DataFrame(design), np.array(contrast), n_perm=5)
     assert found.attrs["rearrangement"] == kind
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_a_design_of_dependent_columns_in_very_different_units(degree, mean):
+    """All sites beside the constant, and powers of the year; statsmodels fits the same model of centred years."""
+    rng = np.random.default_rng(0)
+    site, year = np.repeat([0, 1, 2], [13, 13, 14]), rng.integers(2005, 2016, 40).astype(float)
+    sites = pd.DataFrame({f"s{k}": (site == k).astype(float) for k in range(3)})
+    powers, centred = ({f"y{k}": (year - at) ** k for k in range(1, degree + 1)} for at in (0, 2010))
+    values = mean + noise(40) + (site == 0)[:, None]
+    fits = [sm.OLS(y, sites.assign(**centred)).fit() for y in values.T]
+    expected = np.array([fit.t_test("s0 - s1 = 0").tvalue.item() for fit in fits])
+    design = sites.assign(mean=1.0, **powers)
+    found = run(values, design, "s0 - s1", n_perm=5, allow_rank_deficient=True)["stat"].values[0]
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+    fitted = fit_glm(images(values), design, allow_rank_deficient=True)
+    maps = compute_contrasts(fitted, {"c": "s0 - s1", "seen": "mean + s0"})
+    np.testing.assert_allclose(maps["stat"].values[0], expected, rtol=1e-6, atol=1e-6)
