@@ -210,7 +210,8 @@ def test_weights_by_position_where_the_names_with_weight_agree(other_names):
 
 
 def test_the_same_columns_in_another_order_are_others(other_names):
-    runs = [other_names[0], (other_names[0][0], other_names[0][1])]
+    image, table = other_names[0]
+    runs = [(image, table), (nib.Nifti1Image(image.get_fdata() + 1, image.affine), table)]
     model = fitted(runs)
     designs = [
         model.design_matrices_[0],
