@@ -221,7 +221,9 @@ def test_a_file_has_the_bytes_that_its_header_promises(tmp_path, reader, amount,
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("behind", [b"garbage", b"\0\0x", b"\x1f\x8b", bytes(3) + gzip.compress(b"x")])
+@pytest.mark.parametrize(
+    "behind", [b"garbage", b"\0\0x", b"\x1f\x8b", bytes(3) + gzip.compress(b"x"), bytes(2**22) + b"x"], ids=range(5)
+)
 def test_what_follows_a_compressed_image_is_noticed(tmp_path, reader, behind):
     path = Path(write(tmp_path, RNG.standard_normal((4, 3, 2, 5)).astype(np.float32)))
     path.write_bytes(path.read_bytes() + behind)

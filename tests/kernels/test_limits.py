@@ -206,7 +206,7 @@ def refitted(tested, nuisance, y):
 
 @pytest.mark.parametrize("gap", [False, True])
 @pytest.mark.parametrize("n_tested", [1, 2])
-@pytest.mark.parametrize(("apart", "known"), [(1e-4, True), (1e-14, False)])
+@pytest.mark.parametrize(("apart", "known"), [(1e-4, True), (1e-6, "without gaps"), (1e-14, False)])
 def test_a_rearranged_regressor_that_lies_in_the_nuisance_tests_nothing(apart, known, n_tested, gap):
     rng = np.random.default_rng(3)
     order = rng.permutation(N)
@@ -223,11 +223,12 @@ def test_a_rearranged_regressor_that_lies_in_the_nuisance_tests_nothing(apart, k
     index = order[None]
     permute(make_tiles(data, test), test, index, np.ones((1, N)), maps)
     there = np.isfinite(data[:, 0])
+    known = not gap if known == "without gaps" else known
     expected = [refitted(tested[order][there], nuisance[there], y[there]) if known else 0.0 for y in data.T]
     np.testing.assert_allclose(maps[0] ** (2 if n_tested == 1 else 1), expected, rtol=2e-3)
 
 
-@pytest.mark.parametrize(("far", "rtol"), [(2e4, 1e-9), (1e6, 1e-7)])
+@pytest.mark.parametrize(("far", "rtol"), [(2e4, 1e-9), (1e6, 1e-7), (1e8, 1e-5), (1e10, 1e-3)])
 def test_a_nuisance_of_which_a_voxel_keeps_little_is_taken_out(far, rtol):
     design = np.column_stack([X, Z, ONES])
     design[4, 1] = far
@@ -236,6 +237,18 @@ def test_a_nuisance_of_which_a_voxel_keeps_little_is_taken_out(far, rtol):
     there = np.arange(N) != 4
     expected = sm.OLS(data[there, 0], np.column_stack([X, Z, ONES])[there]).fit().tvalues[0]
     np.testing.assert_allclose(observed_t(design, data, [1.0, 0, 0]), [expected], rtol=rtol)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_nuisance_that_a_voxel_lacks_altogether_costs_it_no_freedom(seed):
+    rng = np.random.default_rng(seed)
+    site = np.eye(5)[rng.permutation(np.arange(N) % 5)]
+    design = np.column_stack([X, Z, site @ rng.standard_normal((5, 5))])
+    data = E[:, None].copy()
+    data[site[:, 2] == 1] = np.nan
+    there = np.isfinite(data[:, 0])
+    tiles = make_tiles(data, Test(partition(design, np.eye(7)[:1]), True, True, "smith"))
+    assert observe(tiles).freedom.tolist() == [there.sum() - np.linalg.matrix_rank(design[there])]
 
 
 @pytest.mark.parametrize(("apart", "known"), [(1e-6, True), (1e-10, False)])

@@ -12,7 +12,7 @@ from scipy import linalg, stats
 
 from daskglm import FirstLevelModel, SecondLevelModel
 from daskglm.errors import ContrastError
-from daskglm.models.fixed_effects import contrast_over_runs
+from daskglm.models.fixed_effects import contrast_over_runs, independent_rows
 
 SHAPE, TR = (4, 3, 2), 2.0
 N_VOXELS = int(np.prod(SHAPE))
@@ -152,6 +152,10 @@ def test_dependent_rows_are_no_degrees_of_freedom(unequal, approximate):
     stat, p = (values(model, written, kind, approximate_f=approximate) for kind in ("stat", "p_value"))
     freedom = sum(design.shape[0] - design.shape[1] for design in model.design_matrices_)
     np.testing.assert_allclose(p, stats.f.sf(stat, 2, freedom), rtol=1e-8)
+
+
+def test_rows_are_independent_whatever_their_units():
+    assert independent_rows(np.array([[1e18, 0, 0], [0, 1, 0], [1e18, 1, 0], [0, 0, 1e-18]])) == [0, 1, 3]
 
 
 @pytest.mark.parametrize(
