@@ -45,6 +45,15 @@ def t_one_sample(values):
     return values.mean(axis=0) / (values.std(axis=0, ddof=1) / np.sqrt(len(values)))
 
 
+@pytest.mark.parametrize("scheme", ["freedman-lane", "smith", "dekker", "draper-stoneman", "ter-braak"])
+def test_every_scheme_of_the_manual_is_one(scheme):
+    values, design = noise(8), pd.DataFrame({"age": noise(8, 1)[:, 0], "mean": np.ones(8)})
+    found = quiet(images(values), design, {"age": "age"}, n_perm=50, scheme=scheme)
+    r = stats.pearsonr(np.tile(design[["age"]], 120), values.astype(np.float32).astype(float)).statistic
+    np.testing.assert_allclose(found["stat"].values[0], r * np.sqrt(6 / (1 - r**2)), rtol=1e-5, atol=1e-6)
+    assert found["logp_max_stat"].values.max() > 0
+
+
 @pytest.mark.parametrize("two_sided", [False, True])
 def test_sign_flips_equal_full_enumeration(two_sided):
     values = noise(6) + 0.5

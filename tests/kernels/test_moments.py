@@ -157,6 +157,21 @@ def test_sites_far_apart_cost_no_digits_but_their_own(apart, mixed, missing):
             np.testing.assert_allclose(found, truth, rtol=max(2e-14 * apart, 2e-9))
 
 
+@pytest.mark.parametrize("spread", [1e-2, 1e-4])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_sites_far_apart_along_a_covariate_that_hardly_varies_in_each(spread, missing):
+    """A block in which a regressor is nearly constant knows little of it, and that little counts."""
+    rng = np.random.default_rng(1)
+    age = np.array([0.0, 1, -2])[np.repeat([0, 1, 2], 8)] + spread * rng.standard_normal(24)
+    design = np.column_stack([np.ones(24), age])
+    data = rng.standard_normal((24, 6)) + 1e5 * age[:, None]
+    data[rng.random(data.shape) < missing] = np.nan
+    basis, seen = orthonormal_basis(design), np.isfinite(data)
+    total = summed(design @ basis.to_basis, data, basis.constant, None, [8, 16])
+    truth = [exact_t(design[seen[:, v]], data[seen[:, v], v], 1) for v in range(6)]
+    np.testing.assert_allclose(t_contrast(solve(total), basis.to_basis[1]).stat, truth, rtol=1e-4)
+
+
 @pytest.mark.parametrize("together", [1, 2, 3, 20])
 @pytest.mark.parametrize("missing", [0.0, 0.2])
 def test_blocks_of_few_images_cost_no_digits_of_a_large_mean(together, missing):

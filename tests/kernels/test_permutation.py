@@ -10,7 +10,7 @@ from nilearn.mass_univariate import permuted_ols
 from scipy import stats
 
 from daskglm.design.rearrangements import plan_rearrangements
-from daskglm.kernels.permutation import SCHEMES, even_scale, partition
+from daskglm.kernels.permutation import SCHEMES, even_scale, partition, residuals
 from daskglm.kernels.permutation_blocks import TILE, Test, make_tiles, observe, on_scale, permute
 
 Test.__test__ = False
@@ -287,3 +287,78 @@ def test_counts_are_exact_where_the_nuisance_explains_nearly_all(dtype):
     assert np.array_equal(counts, (r >= r[0] - 1e-10).sum(axis=0))
     top = r.max(axis=1)
     np.testing.assert_allclose(np.sort(maxima), np.sort(top * np.sqrt(4 / (1 - top**2))), rtol=1e-7)
+
+
+@pytest.mark.parametrize("n", [20, 4000])
+def test_what_a_large_mean_takes_from_images_is_within_their_noise(n):
+    """Numbers just above a power of two lose most when they are stored; the noise is no more than this needs."""
+    rng = np.random.default_rng(n)
+    parts = partition(np.column_stack([rng.standard_normal(n), np.ones(n)]), np.eye(2)[:1])
+    small = np.abs(rng.standard_normal((n, 5)))
+    large = 2.0 ** np.arange(26, 36, 2) + small
+    found, fit = residuals(parts, large)
+    lost = np.linalg.norm(found - residuals(parts, small)[0], axis=0)
+    assert (lost < fit.noise).all()
+    assert (fit.noise < 100 * lost).all()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("n", [6, 8])
+def test_maps_of_few_images_equal_refits(n, scheme):
+    """Next to no freedom: rearranged regressors are nearly in the nuisance, and explain nearly everything."""
+    design, values = problem(n, 300, seed=n)
+    x, z = design[:, :1], design[:, 1:]
+    index, sign = plan_rearrangements(design, 40, "both", seed=3).take(0, 40)
+    test = Test(partition(design, np.eye(4)[:1]), True, True, scheme)
+    maps = np.empty((40, 300), dtype=np.float32)
+    maxima, counts = permute(make_tiles(values, test), test, index, sign, maps)
+    base = x if scheme == "draper-stoneman" else without(z, x)
+    left = without(z, values) if scheme == "freedman-lane" else without(design, values)
+    expected = np.empty(maps.shape)
+    for k in range(40):
+        place = np.argsort(index[k])
+        if scheme in ("freedman-lane", "ter-braak"):
+            new_x, new_values = x, sign[k][place][:, None] * left[place]
+        else:
+            new_x, new_values = base[index[k]] * sign[k][:, None], values
+        expected[k] = t_of(np.column_stack([new_x, z]), new_values)
+    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-4)
+    size, seen = np.abs(expected), np.abs(t_of(design, values))
+    np.testing.assert_allclose(maxima, size.max(axis=1), rtol=1e-6)
+    tied = np.abs(size - seen) < 1e-6 * size
+    least, most = np.sum((size > seen) & ~tied, axis=0), np.sum((size > seen) | tied, axis=0)
+    assert ((least <= counts) & (counts <= most)).all()
+    assert (least == most).mean() > 0.5
+
+
+@pytest.mark.parametrize("is_f", [False, True])
+@pytest.mark.parametrize(("kept", "there"), [(0.0, False), (1e-6, False), (1e-4, True), (3e-3, True)])
+def test_a_regressor_that_is_rearranged_into_the_nuisance_of_the_images_a_voxel_has(kept, there, is_f):
+    """Of whose length a fraction is left there: the first 16 images; over all 24 it is one like any other."""
+    rng = np.random.default_rng(8)
+    index = np.roll(np.arange(24), 3)[None]
+    x = rng.standard_normal((24, 2))
+    x -= x.mean(axis=0)
+    x = np.linalg.qr(x)[0]
+    z = rng.standard_normal(24)
+    own = rng.standard_normal(16) / 4
+    z[:16] = x[index[0], 0][:16] + kept * own
+    # Orthogonal to the regressors, so that these are what is rearranged.
+    tail = np.column_stack([x[16:], np.ones(8)])
+    z[16:] -= tail @ np.linalg.lstsq(tail.T @ tail, tail.T @ z[16:] + np.append(x[:16].T @ z[:16], 0), rcond=None)[0]
+    np.testing.assert_allclose(x.T @ z, 0, atol=1e-12)
+    columns = np.column_stack([z, np.ones(24)])
+    design = np.column_stack([x if is_f else x[:, :1], columns])
+    values = 5 + rng.standard_normal((24, 30))
+    values[16:] = np.nan
+    test = make_test(design, np.eye(4)[:2] if is_f else np.eye(3)[0], "smith", min_count=10)
+    maps = np.empty((1, 30), dtype=np.float32)
+    permute(make_tiles(values, test), test, index, np.ones((1, 24)), maps)
+    if not there:
+        assert (maps == 0).all()
+        return
+    moved = x[index[0]][:16, : 1 + is_f].copy()
+    moved[:, 0] = own
+    full = np.column_stack([moved, columns[:16]])
+    expected = f_of(columns[:16], moved, values[:16]) if is_f else -t_of(full, values[:16])
+    np.testing.assert_allclose(maps[0], expected, rtol=1e-4, atol=1e-4)
