@@ -323,8 +323,8 @@ def test_an_unknown_repetition_time_is_told(tmp_path):
 @pytest.mark.filterwarnings("always:.*raw dataset")
 def test_a_repetition_time_of_the_raw_dataset_is_told(tmp_path, kept):
     """nilearn's categories: UserWarning for a file that is not there, RuntimeWarning for one that lacks the key."""
-    for subject in ("01", "02"):
-        write_run(tmp_path, f"sub-{subject}_task-x")
+    for seed, subject in enumerate(("01", "02")):
+        write_run(tmp_path, f"sub-{subject}_task-x", seed=seed)
     (path,) = tmp_path.rglob("sub-02*bold.json")
     path.write_text(json.dumps(kept)) if kept else path.unlink()
     (tmp_path / "task-x_bold.json").write_text(json.dumps({"RepetitionTime": 2.5}))
