@@ -14,7 +14,7 @@ from daskglm.design.formula import formula_columns
 from daskglm.design.matching import ID_COLUMNS, id_index, label_text, samples_of
 from daskglm.design.selection import rows_where
 from daskglm.errors import DesignError, ImageError, check_choice, listing
-from daskglm.graph.samples import participants_by_sample
+from daskglm.graph.samples import match_table, participants_by_sample
 from daskglm.io.files import read_bytes
 from daskglm.io.tables import as_table, read_table
 from daskglm.models.inputs import Choice
@@ -75,6 +75,8 @@ def selection(
     def choose(samples: xr.Dataset) -> xr.Dataset:
         if "not_chosen" in samples.attrs:
             return samples
+        if samples.attrs.get("named_by") == "order" and participants is not None:
+            samples = _named(samples, as_table(participants))
         left_out, unknown = _excluded(ids, samples)
         table = pd.DataFrame()
         met = missing = np.ones(0, dtype=bool)
@@ -198,6 +200,14 @@ def _by_sample(participants: Any, samples: xr.Dataset) -> pd.DataFrame:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return participants_by_sample(participants, samples)
+
+
+def _named(samples: xr.Dataset, participants: Any) -> xr.Dataset:
+    """Samples without names, under the ids of the participants in their order, where each has one of its own."""
+    ids = match_table(participants, samples)["participant_id"].astype(str)
+    if ids.duplicated().any():
+        return samples
+    return samples.assign_coords(sample=("sample", ids.to_numpy(dtype=object))).assign_attrs(named_by="id")
 
 
 def _excluded(ids: Sequence[str], samples: xr.Dataset) -> tuple[dict[str, str], list[str]]:

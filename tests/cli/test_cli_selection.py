@@ -204,6 +204,18 @@ def test_a_merged_image_takes_the_rows_in_their_order_and_says_so(folder):
     assert (status, "16 rows and there are 14 images, which have no ids" in text) == (2, True)
 
 
+def test_subjects_of_a_merged_image_are_left_out_by_the_ids_of_its_table(folder):
+    nib.Nifti1Image(np.moveaxis(DATA, 0, -1), AFFINE).to_filename("merged.nii.gz")
+    TABLE.assign(age=TABLE["age"].where(TABLE["participant_id"] != 4)).to_csv("in_order.tsv", sep="\t", index=False)
+    given = ("merged.nii.gz", "--participants", "in_order.tsv", "--formula", "~ age", "--contrast", "age", "--quiet")
+    status, text = run("group", *given, "--exclude", "sub-02", "--na", "drop", "--where", "age > 22",
+                       "--output", "g")  # fmt: skip
+    assert status == 0, text
+    assert "are taken in the order" in text
+    keep = ~TABLE["participant_id"].isin([2, 4]) & (TABLE["age"] > 22)
+    assert t_at_a_voxel("g", "age") == pytest.approx(expected("~ age", keep, "age"), abs=1e-6)
+
+
 def test_images_in_a_folder_a_subject(folder):
     for number, values in zip(TABLE["participant_id"], DATA, strict=True):
         (folder / f"maps/P{number}").mkdir(parents=True)
