@@ -203,7 +203,7 @@ def _nifti(head: bytes, length: int, offset: int) -> NiftiHeader:
 
 def _mgh(head: bytes) -> NiftiHeader:
     """What a header of FreeSurfer's MGH format says; after the values come times and tags."""
-    fields = MGHHeader(head, check=False)
+    fields = MGHHeader(head)
     try:
         shape, dtype = fields.get_data_shape(), fields.get_data_dtype()
     except (HeaderDataError, KeyError) as error:

@@ -204,6 +204,18 @@ def test_what_does_not_vary_is_not_modulated():
     pd.testing.assert_frame_equal(without, make_first_level_design_matrix(TIMES, EVENTS))
 
 
+@pytest.mark.parametrize(("step", "varies"), [(1e-6, True), (1e-10, False)])
+def test_modulations_that_differ_by_more_than_rounding_are_some(step, varies):
+    amplitudes = 50.0 * (1 + step * np.linspace(-0.5, 0.5, len(EVENTS)))
+    modulated = EVENTS.assign(modulation=np.random.default_rng(0).permutation(amplitudes))
+    design = make_first_level_design_matrix(TIMES, modulated, modulators="centered")
+    for name, events in modulated.groupby("trial_type"):
+        assert (f"{name}_x_modulation" in design) == varies
+        if varies:
+            expected = column(events, events["modulation"] - events["modulation"].mean())
+            np.testing.assert_allclose(design[[f"{name}_x_modulation"]], expected, atol=1e-12)
+
+
 def test_duplicates_without_a_modulation_are_no_modulation():
     twice = pd.concat([EVENTS, EVENTS.iloc[:1]])
     designs = []

@@ -17,7 +17,8 @@ from scipy import ndimage, stats
 from daskglm.design.rearrangements import plan_rearrangements
 from daskglm.errors import ContrastError, DesignError, ImageError, MissingDependencyError, ParameterError
 from daskglm.graph import permutation as graph
-from daskglm.inference.permutation import permutation_test
+from daskglm.inference.permutation import _settled, permutation_test
+from daskglm.io.permutations import count_units, save_unit
 from daskglm.schema.datasets import images_dataset
 from daskglm.schema.space import VolumeSpace
 
@@ -234,6 +235,29 @@ def test_the_stop_rule_stops_when_it_is_settled():
     clear = permutation_test(images(noise(30) + 3), design, {"mean": "mean"}, n_perm=5000, stop_at=0.05)
     assert clear.attrs["n_perm"] < 5000
     assert clear["h0_max_stat"].shape == (1, clear.attrs["n_perm"])
+
+
+@pytest.mark.parametrize("n_perm", [20, 150])
+def test_the_stop_rule_is_the_exact_interval_of_clopper_and_pearson(n_perm):
+    maxima = np.arange(1.0, n_perm + 1)[None]
+    for reached in range(n_perm + 1):
+        top = np.array([n_perm - reached + 0.5])
+        low, high = stats.binomtest(reached, n_perm).proportion_ci(0.99, "exact")
+        edges = [edge * (1 + step) for edge in (low, high) for step in (-1e-6, 1e-6)]
+        for alpha in (0.001, 0.05, 0.5, *edges):
+            if 0 < alpha < 1:
+                assert _settled(top, maxima, alpha) == (not low <= alpha <= high), (reached, alpha)
+    # Of several tests each one.
+    both = np.concatenate([maxima, maxima])
+    assert _settled(np.array([0.5, 0.5]), both, 0.05)
+    assert not _settled(np.array([0.5, n_perm - 0.05 * n_perm + 0.5]), both, 0.05)
+
+
+def test_done_rearrangements_are_counted_by_their_files(tmp_path):
+    for start, stop in ((0, 64), (64, 100)):
+        save_unit(str(tmp_path), "0" * 16, start, stop, {"stat": np.zeros((1, stop - start))}, {})
+    (tmp_path / "notes.txt").touch()
+    assert count_units(str(tmp_path)) == 100
 
 
 def test_a_tail_gives_small_p_from_few_rearrangements():

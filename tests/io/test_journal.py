@@ -8,14 +8,17 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
 from daskglm.errors import OutputError
-from daskglm.io import files
+from daskglm.io import files, provenance
 from daskglm.io.files import PARTIAL
 from daskglm.io.journal import COMMAND, STALE, load_record, load_records, running
+from daskglm.io.provenance import logged_to
 from daskglm.io.results import PROVENANCE, prepare_output, sweep, write_results
 from daskglm.models.group import group_analysis
 from daskglm.models.run_status import run_status
@@ -233,6 +236,20 @@ def test_numbers_that_json_has_not_are_never_written(tmp_path):
         with pytest.raises(ValueError, match="not JSON compliant"):
             write_results(str(tmp_path), {}, {}, {"a.json": {"t": number}}, {})
     assert not set(os.listdir(tmp_path)) - {".daskglm"}
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [(None, "done in"), (KeyboardInterrupt(), "interrupted after"), (ValueError("x"), "failed after")],
+    ids=["done", "by hand", "failed"],
+)  # fmt: skip
+def test_the_log_tells_how_long_it_took(tmp_path, monkeypatch, end, told):
+    clock, log = iter([1000.0, 1001.5]), tmp_path / "log.txt"
+    monkeypatch.setattr(provenance, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with suppress(KeyboardInterrupt, ValueError), logged_to(str(log), "group", {}):
+        if end is not None:
+            raise end
+    assert f"{told} 1.500 s" in log.read_text()
+    assert ("Traceback" in log.read_text()) == isinstance(end, ValueError)
 
 
 def test_what_a_killed_process_was_writing_is_swept(tmp_path):

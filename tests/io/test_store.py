@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,7 @@ import daskglm
 from daskglm.errors import CorruptImageError, DesignError, ImageError, OutputError, SpaceError, StoreError
 from daskglm.graph import convert as graph_convert
 from daskglm.io import store as store_module
-from daskglm.io import store_writing
+from daskglm.io import store_speed, store_writing
 from daskglm.models import convert as convert_module
 from daskglm.models.options import Options, header_image, preparation
 from daskglm.models.plan_convert import plan_conversion
@@ -83,6 +84,24 @@ KINDS = (
     "float32",
     "float64",
 )
+
+
+@pytest.mark.parametrize("said", [{"finished": False}, {"left_out": 1}, {"finished": False, "left_out": 1}])
+def test_a_store_is_whole_only_where_all_that_was_announced_is_there(cohort, tmp_path, said):
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img)
+    daskglm.open_images(path)
+    zarr.open_group(path, mode="r+").attrs.update(said)
+    with pytest.raises(StoreError, match=r"not finished \(12 of 12 samples are complete\); run the same convert"):
+        daskglm.open_images(path)
+
+
+def test_what_writing_takes_is_told_of_one_value(monkeypatch):
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(store_speed, "SAMPLES_PER_CHUNK", 4)
+    monkeypatch.setattr(store_speed, "VOXELS_PER_CHUNK", 50)
+    monkeypatch.setattr(store_speed, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert store_speed.write_seconds(np.float32) == 2.0 / 200
 
 
 def test_columns_of_every_kind_of_number_are_opened(cohort, tmp_path):
