@@ -342,14 +342,22 @@ def is_noticed(mutant: Mutant, tests: list[str], tree: Path) -> bool:
         path.write_text(source)
 
 
+def _named_at(source: str, line: int) -> list[str]:
+    """What a statement outside of functions names: constants, or a class with its fields."""
+    for node in ast.parse(source).body:
+        if node.lineno <= line <= (node.end_lineno or node.lineno):
+            names = [x.id for x in ast.walk(node) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)]
+            return [node.name] if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else names
+    return []
+
+
 def tests_of(mutant: Mutant, lines: dict[tuple[str, int], set[str]]) -> set[str]:
     """The tests that reach a mutant's line; of what is read at import, those that reach a line that names it."""
     tests = lines.get((mutant.path, mutant.line), set()) - {""}
-    text = (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1]
-    constants = re.match(r"(\w+(?:, \w+)*)(?:: [^=]+)? = ", text)
-    if tests or constants is None:
+    constants = _named_at((ROOT / mutant.path).read_text(), mutant.line)
+    if tests or not constants:
         return tests
-    named = re.compile(rf"\b({constants[1].replace(', ', '|')})\b")
+    named = re.compile(rf"\b({'|'.join(constants)})\b")
     for file in (ROOT / "daskglm").rglob("*.py"):
         for number, line in enumerate(file.read_text().splitlines(), 1):
             if named.search(line):

@@ -244,8 +244,8 @@ def test_the_stop_rule_is_the_exact_interval_of_clopper_and_pearson(n_perm):
         top = np.array([n_perm - reached + 0.5])
         low, high = stats.binomtest(reached, n_perm).proportion_ci(0.99, "exact")
         edges = [edge * (1 + step) for edge in (low, high) for step in (-1e-6, 1e-6)]
-        for alpha in (0.001, 0.05, 0.5, *edges):
-            if 0 < alpha < 1:
+        for alpha in (0.0, 0.001, 0.05, 0.5, 1.0, *edges):
+            if 0 <= alpha <= 1:
                 assert _settled(top, maxima, alpha) == (not low <= alpha <= high), (reached, alpha)
     # Of several tests each one.
     both = np.concatenate([maxima, maxima])

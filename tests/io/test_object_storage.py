@@ -293,6 +293,33 @@ def test_anonymous_buckets_are_read_without_a_signature(cohort, remote, bucket, 
     assert not any("Authorization" in {name.title() for name in item} for item in bucket.faults.headers)
 
 
+@pytest.mark.parametrize(
+    ("environment", "name", "by_profile"),
+    [
+        ({}, None, False),
+        ({}, "credentials", True),
+        ({}, "config", True),
+        ({"AWS_PROFILE": "lab"}, None, True),
+        ({"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}, "credentials", False),
+        ({"AWS_SKIP_SIGNATURE": "True"}, "credentials", False),
+        ({"AWS_SKIP_SIGNATURE": "false"}, "credentials", True),
+        ({"AWS_SKIP_SIGNATURE": "true", "AWS_PROFILE": "lab"}, "config", False),
+    ],
+)
+def test_profiles_count_where_the_environment_says_nothing(tmp_path, monkeypatch, environment, name, by_profile):
+    for variable in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    if name is not None:
+        (tmp_path / name).touch()
+    assert (objects.object_store("s3://bucket") is None) == by_profile
+    anonymous = environment.get("AWS_SKIP_SIGNATURE", "").lower() == "true"
+    assert objects.fsspec_options("s3://bucket/a") == {"use_listings_cache": False, "anon": anonymous}
+
+
 def test_profiles_are_read_by_s3fs(cohort, remote, bucket, monkeypatch, tmp_path):
     pytest.importorskip("s3fs")
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
