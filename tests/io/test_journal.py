@@ -1,5 +1,6 @@
 """The record of what runs on an output, and its lock."""
 
+import errno
 import json
 import os
 import shlex
@@ -236,6 +237,21 @@ def test_numbers_that_json_has_not_are_never_written(tmp_path):
         with pytest.raises(ValueError, match="not JSON compliant"):
             write_results(str(tmp_path), {}, {}, {"a.json": {"t": number}}, {})
     assert not set(os.listdir(tmp_path)) - {".daskglm"}
+
+
+def test_file_systems_without_locks_give_all_of_them(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with running(str(tmp_path / "out"), "group"):
+        pass
+    assert load_record(str(tmp_path / "out")).state == "complete"
+    monkeypatch.setattr(fcntl, "flock", lambda *given: (_ for _ in ()).throw(BlockingIOError()))
+    with pytest.raises(OutputError, match="one analysis writes to an output at a time"), running(str(tmp_path), "x"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,42 @@ def test_what_a_server_refused_is_not_asked_again(bucket, monkeypatch):
     assert "tries" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        ("PreconditionError", StorageError, "changed while it was read; run the same command again"),
+        ("PermissionDeniedError", StorageError, "cannot be read: access is denied; check the credentials"),
+        ("UnauthenticatedError", StorageError, "cannot be read: access is denied; check the credentials"),
+        ("AlreadyExistsError", FileExistsError, "there is an object at s3://.* already"),
+        ("GenericError", StorageError, "cannot be read: why; check that the store can be reached, then run"),
+    ],
+)
+def test_what_a_store_answers_is_told_with_what_to_do(bucket, monkeypatch, fault, kind, message):
+    import obstore
+
+    def answer(*given):
+        raise getattr(obstore.exceptions, fault)("Generic S3 error - why\n\nDebug source: secret")
+
+    monkeypatch.setattr(obstore, "get", answer)
+    with pytest.raises(kind, match=message) as caught:
+        files.read_bytes(f"{bucket.url}/a")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("there", "ours"), [(b"mine", True), (b"another's", False), (None, False)])
+def test_a_file_whose_creation_was_answered_by_nothing_is_ours_by_its_contents(bucket, monkeypatch, there, ours):
+    """The answer was lost, and the next try finds the object there, or removed again."""
+    path = f"{bucket.url}/token"
+    if there is not None:
+        files.write_bytes(path, there)
+
+    def refuse(*given, **named):
+        raise FileExistsError
+
+    monkeypatch.setattr(objects, "write_object", refuse)
+    assert files.create_bytes(path, b"mine") == ours
+
+
 def test_servers_are_waited_for_a_time():
     limits = {"connect_timeout": "5s", "timeout": "5min", "read_timeout": "30s"}
     assert objects.object_store("https://host").client_options == limits
