@@ -515,13 +515,13 @@ def _roots(grams: Array) -> Array:
     """Roots R (k, r, r) of X'WX = R'R, zero in the directions that X does not have."""
     values, vectors = np.linalg.eigh(grams)
     kept = np.where(values > _SINGULAR * values[:, -1:], values, 0.0)
-    return np.sqrt(np.maximum(kept, 0.0))[:, :, None] * vectors.swapaxes(1, 2)
+    return np.sqrt(kept)[:, :, None] * vectors.swapaxes(1, 2)
 
 
 def _whitener(gram: Array) -> Array:
     """W (r, r) with W'W the pseudo-inverse of X'WX."""
     values, vectors = np.linalg.eigh(gram)
-    kept = (values > _SINGULAR * values[-1:]) & (values > 0)
+    kept = values > _SINGULAR * values[-1:]
     whitener: Array = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1.0)), 0.0)[:, None] * vectors.T
     return whitener
 
@@ -529,7 +529,7 @@ def _whitener(gram: Array) -> Array:
 def _inverses(grams: Array) -> Array:
     """Pseudo-inverses (k, r, r)."""
     values, vectors = np.linalg.eigh(grams)
-    kept = (values > _SINGULAR * values[:, -1:]) & (values > 0)
+    kept = values > _SINGULAR * values[:, -1:]
     scaled = vectors * np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)[:, None, :]
     inverse: Array = scaled @ vectors.swapaxes(1, 2)
     return inverse

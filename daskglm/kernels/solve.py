@@ -234,7 +234,6 @@ def _inverse(gram: Array) -> tuple[Array, Array, NDArray[np.intp]]:
     inverse[good] = np.linalg.inv(gram[good])
     values, vectors = np.linalg.eigh(gram[~good])
     kept = values > _RANK_TOLERANCE * values[:, -1:]
-    kept &= values > 0
     reciprocal = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
     inverse[~good] = (vectors * reciprocal[:, None, :]) @ vectors.transpose(0, 2, 1)
     rank[~good] = kept.sum(axis=1)
