@@ -259,6 +259,16 @@ def test_names_that_are_numbers_are_written_in_backquotes(text):
         contrast_matrix("1 - 2", ["a", "b"])
 
 
+def test_weights_by_name_are_of_regressors_that_there_are_each_once():
+    named = pd.Series({"iq": 2.0, "age": -1.0})
+    assert contrast_matrix(named, COLUMNS).tolist() == [[-1, 0, 2]]
+    assert contrast_matrix(pd.DataFrame([named, 3 * named]), COLUMNS).tolist() == [[-1, 0, 2], [-3, 0, 6]]
+    with pytest.raises(ContrastError, match="name each regressor once, but these name aeg; did you mean 'age'"):
+        contrast_matrix(pd.Series({"aeg": 1.0}), COLUMNS)
+    with pytest.raises(ContrastError, match="name each regressor once, but these name age, age"):
+        contrast_matrix(pd.Series([1.0, 2.0], index=["age", "age"]), COLUMNS)
+
+
 @pytest.mark.parametrize("unit", [1.0, 1e-3, 3e-8])
 def test_a_regressor_in_a_small_unit_is_not_one_that_never_occurs(unit):
     """Also where the design does not tell it apart from another."""

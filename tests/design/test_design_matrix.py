@@ -39,6 +39,8 @@ def test_intercept_alone_equals_nilearn():
         (["a"], {"subject_label": ["a", "b"], "v": [1, None]}, "no missing values, but v"),
         (["a"], {"subject_label": ["a"], "intercept": [3]}, "intercept"),
         (["a"], {"v": [3]}, "subject_label"),
+        (["a"], {"v": [3], "w": [4]}, "a column subject_label and at least one other, but these have v, w"),
+        (["a"], {"subject_label": ["a"]}, "and at least one other, but these have subject_label"),
         (["a"], {"subject_label": ["a"], "v": ["x"]}, "v of the design are not numeric"),
         ([], {"subject_label": ["a"], "v": [3]}, "no subjects"),
     ],

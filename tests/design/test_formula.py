@@ -70,6 +70,8 @@ def test_missing_values_name_the_subjects():
     with pytest.raises(DesignError, match="'sex', which is missing for sub-05"):
         design_from_formula("~ sex", table)
     assert design_from_formula("~ site", table).shape == (24, 3)  # not used, not minded
+    with pytest.raises(DesignError, match="'sex', which is missing for sub-05"):
+        design_from_formula("~ sex", table.astype({"sex": "category"}))
     with pytest.raises(DesignError, match="not finite for sub-"):
         design_from_formula("~ log(age - 50)", TABLE)
 

@@ -29,6 +29,8 @@ def step(name, inputs, output=None, **more):
 
 
 ONSETS = (1, 5, 9, 13, 17)
+CENTRED = [step("Demean", ["gain"], ["g"])]  # -20, -10, 0, 10, 20
+GO_STOP = ["trial_type.go", "trial_type.stop"]
 CASES = {
     "a column is its own variable": ("gain", [], [[1, 2, 10], [5, 2, 20], [9, 2, 30], [13, 2, 40], [17, 2, 50]]),
     "missing values are no events": ("rt", [], [[1, 2, 0.5], [5, 2, 0.7], [13, 2, 0.9], [17, 2, 1.1]]),
@@ -50,6 +52,27 @@ CASES = {
                 [[1, 2, 50], [5, 2, 80], [9, 2, 90], [13, 2, 80], [17, 2, 50]]),
     "sum": ("s", [step("Sum", ["gain", "loss"], ["s"], Weights=[0.1, -1])],
             [[1, 2, -4], [5, 2, -2], [13, 2, 2], [17, 2, 4]]),
+    "threshold of 0": ("g", [*CENTRED, step("Threshold", ["g"])], [[13, 2, 10], [17, 2, 20]]),
+    "binarized at 0": ("g", [*CENTRED, step("Threshold", ["g"], Binarize="true")], [[on, 2, 1] for on in (9, 13, 17)]),
+    "not binarized": ("g", [*CENTRED, step("Threshold", ["g"], Binarize="false")], [[13, 2, 10], [17, 2, 20]]),
+    "below 0": ("g", [*CENTRED, step("Threshold", ["g"], Above=False)], [[1, 2, -20], [5, 2, -10]]),
+    "below 0, binarized": ("g", [*CENTRED, step("Threshold", ["g"], Above=0, Binarize=1)],
+                           [[on, 2, 1] for on in (1, 5, 9)]),
+    "at the limit": ("g", [*CENTRED, step("Threshold", ["g"], Threshold=20)], [[17, 2, 20]]),
+    "below, at the limit": ("g", [*CENTRED, step("Threshold", ["g"], Threshold=-20, Above=False)], [[1, 2, -20]]),
+    "of any sign": ("g", [*CENTRED, step("Threshold", ["g"], Threshold=-20, Signed=False)], [[1, 2, 20], [17, 2, 20]]),
+    "of a sign": ("g", [*CENTRED, step("Threshold", ["g"], Threshold=-10, Signed=True)],
+                  [[5, 2, -10], [13, 2, 10], [17, 2, 20]]),
+    "scale to nothing": ("loss", [step("Scale", "loss", Rescale=False, Demean="False")],
+                         [[on, 2, v] for on, v in zip(ONSETS, (5, 4, 3, 2, 1), strict=True)]),
+    "sum without weights": ("s", [step("Sum", ["gain", "loss"], ["s"])],
+                            [[on, 2, v] for on, v in zip(ONSETS, (15, 24, 33, 42, 51), strict=True)]),
+    "copy": ("gain", [step("Copy", ["gain"], ["g"]), step("Demean", ["g"])],
+             [[on, 2, v] for on, v in zip(ONSETS, (10, 20, 30, 40, 50), strict=True)]),
+    "assign onsets": ("late", [step("Assign", ["loss"], ["late"], Target=["gain"], InputAttr="onset")],
+                      [[on, 2, on] for on in ONSETS]),
+    "and of what excludes": ("x", [step("Factor", ["trial_type"]), step("And", GO_STOP, ["x"])], []),
+    "or of one": ("x", [step("Factor", ["trial_type"]), step("Or", GO_STOP[:1], ["x"])], [[1, 2, 1], [9, 2, 1]]),
     "rename": ("win", [step("Rename", ["gain"], ["win"]), step("Demean", ["win"])],
                [[1, 2, -20], [5, 2, -10], [13, 2, 10], [17, 2, 20]]),
     "replace": ("rt", [step("Replace", ["rt"], Replace={"0.5": 5})],
@@ -91,6 +114,19 @@ WRONG = {
     "text": (step("Scale", ["trial_type"]), DesignError, "'trial_type' is text"),
     "constant": (step("Scale", ["one"]), DesignError, "all values are the same"),
     "other events": (step("Product", ["gain", "rt"], ["x"]), DesignError, "gain has 5 of them and rt 4"),
+    "weights": (
+        step("Sum", ["gain", "loss"], ["x"], Weights=[1]),
+        ParameterError,
+        "a weight for each Input, got 1 for 2",
+    ),
+    "together": (step("Product", ["gain", "loss"]), ParameterError, "Product needs one Output, got 0"),
+    "attribute": (
+        step("Replace", ["gain"], Replace={"1": 2}, Attribute="size"),
+        ParameterError,
+        "onset or duration, but",
+    ),
+    "attributes": (step("Assign", ["loss"], ["x"], Target=["gain"], InputAttr="size"), ParameterError, "one Target"),
+    "new name": (step("Rename", ["gain"]), ParameterError, "Rename needs an Output for each Input, got none"),
     "outputs": (step("Scale", ["gain", "loss"], ["x"]), ParameterError, "an Output for each Input, got 1 for 2"),
     "assign": (step("Assign", ["rt"], ["x"], Target=["gain"]), DesignError, "rt has 4 and gain 5"),
     "no target": (step("Assign", ["rt"], ["x"]), ParameterError, "one Target"),

@@ -80,6 +80,17 @@ def test_equals_nilearn(
     np.testing.assert_array_equal(found.affine, AFFINE)
 
 
+@pytest.mark.parametrize("threshold", [-3, -1, 0, 1, 3])
+@pytest.mark.parametrize("cluster_threshold", [0, 1, 4])
+def test_voxels_at_the_threshold_are_those_of_nilearn(threshold: int, cluster_threshold: int) -> None:
+    how = {"threshold": threshold, "height_control": None, "two_sided": False, "cluster_threshold": cluster_threshold}
+    stat_img, mask_img = smooth_map(5)
+    rounded = nib.Nifti1Image(np.round(values(stat_img)), stat_img.affine)
+    assert (values(rounded) == threshold).any()
+    expected = nilearn("threshold_stats_img", rounded, mask_img, **how)[0]
+    np.testing.assert_array_equal(values(threshold_stats_img(rounded, mask_img, **how)[0]), values(expected))
+
+
 @given(seeds, st.floats(-3, -0.1), st.sampled_from([0, 4]))
 def test_equals_nilearn_for_a_negative_threshold(seed: int, threshold: float, cluster_threshold: int) -> None:
     how = {"threshold": threshold, "height_control": None, "two_sided": False, "cluster_threshold": cluster_threshold}

@@ -168,6 +168,10 @@ def test_no_strategies(tmp_path):
     table.loc[1, "trans_x_derivative1"] = np.inf
     with pytest.raises(DesignError, match=r"columns trans_x, trans_x_derivative1, rows 1, 2"):
         load_confounds(*write(tmp_path, table), {})
+    # A column that begins later is filled in its first row alone.
+    later = pd.DataFrame({"fd": [np.nan, 0.1, np.nan, 0.2], "rot_x": [1.0, 2, 3, 4]})
+    with pytest.raises(DesignError, match=r"columns fd, rows 2 "):
+        load_confounds(*write(tmp_path, later), {})
     with pytest.raises(DesignError, match="the columns note of"):
         load_confounds(*write(tmp_path, table.assign(note="good")), {})
 

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from daskglm.errors import OutputError
 from daskglm.io import files, provenance
 from daskglm.io.files import PARTIAL
 from daskglm.io.journal import COMMAND, STALE, load_record, load_records, running
+from daskglm.io.locks import refusal
 from daskglm.io.provenance import logged_to
 from daskglm.io.results import PROVENANCE, prepare_output, sweep, write_results
 from daskglm.models.group import group_analysis
@@ -237,6 +240,22 @@ def test_numbers_that_json_has_not_are_never_written(tmp_path):
         with pytest.raises(ValueError, match="not JSON compliant"):
             write_results(str(tmp_path), {}, {}, {"a.json": {"t": number}}, {})
     assert not set(os.listdir(tmp_path)) - {".daskglm"}
+
+
+def test_who_runs_elsewhere_was_last_seen(tmp_path):
+    with running(str(tmp_path), "group"):
+        put(tmp_path, host="elsewhere", process=7, updated=time.time() - 100)
+        record = load_record(str(tmp_path))
+        assert re.search(r"process 7 on elsewhere, since .*, last seen 10[0-9] s ago$", record.who)
+        assert not record.is_mine
+        put(tmp_path, process=os.getpid(), host=socket.gethostname())
+        assert "last seen" not in load_record(str(tmp_path)).who
+        assert load_record(str(tmp_path)).is_mine
+
+
+def test_who_holds_a_lock_is_named_where_that_is_known():
+    assert "another writes to out (process 7 on host); wait" in refusal("out", "process 7 on host")
+    assert "another writes to out (unknown process); wait" in refusal("out", "")
 
 
 def test_file_systems_without_locks_give_all_of_them(tmp_path, monkeypatch):

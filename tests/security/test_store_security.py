@@ -18,6 +18,7 @@ import zarr
 import daskglm
 from daskglm import SecondLevelModel
 from daskglm.errors import CorruptImageError, DaskGLMError, DesignError, StoreError
+from daskglm.io import cache
 from daskglm.io.nifti import read_header, read_mask, read_values, stream_volumes
 from daskglm.io.permutations import load_units, save_unit
 from daskglm.models.group import group_analysis
@@ -338,3 +339,23 @@ def test_store_that_is_copied_is_opened(store, tmp_path):
         whole.to_zarr(again, zarr_format=3)
     assert xr.open_zarr(again)["data"].equals(whole["data"])
     assert daskglm.open_images(str(again))["data"].equals(whole["data"])
+
+
+@pytest.mark.parametrize(
+    ("load", "names"),
+    [
+        (cache.load_arrays, ["arr_0"]),
+        (cache.load_runs, [f"0.{name}" for name in (*cache._RUN_FIELDS, "constant")]),
+        (cache.load_moments, [f"0.{name}" for name in (*cache._FIELDS, "n_samples", "constant")]),
+    ],
+)
+def test_what_was_kept_is_never_unpickled(tmp_path, marker, load, names):
+    np.savez(tmp_path / "a.npz", **{name: exploit_array(marker) for name in names})
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        load(str(tmp_path / "a.npz"))
+
+
+def test_a_unit_of_permutations_is_never_unpickled(tmp_path, marker):
+    pickled = {f"{kind}_stat": exploit_array(marker) for kind in ("maxima", "counts")}
+    np.savez(tmp_path / f"k_{0:09d}-{4:09d}.npz", **pickled)
+    assert load_units(str(tmp_path), "k", 4) == []
