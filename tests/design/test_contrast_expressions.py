@@ -259,6 +259,12 @@ def test_names_that_are_numbers_are_written_in_backquotes(text):
         contrast_matrix("1 - 2", ["a", "b"])
 
 
+def test_the_longest_contrast_has_ten_thousand_characters():
+    assert parse_contrast("age" + " " * 9_997, COLUMNS).tolist() == [[1, 0, 0]]
+    with pytest.raises(ContrastError, match="up to 10000 characters, but this one has 10001"):
+        parse_contrast("age" + " " * 9_998, COLUMNS)
+
+
 def test_weights_by_name_are_of_regressors_that_there_are_each_once():
     named = pd.Series({"iq": 2.0, "age": -1.0})
     assert contrast_matrix(named, COLUMNS).tolist() == [[-1, 0, 2]]

@@ -196,6 +196,13 @@ def test_duration_modulation():
     )
 
 
+def test_times_of_scans_to_the_ends_of_what_is_allowed():
+    for t_r in (1e-3, 2.0, 99.9):
+        for reference in (0, 0.25, 1):
+            expected = [(k + reference) * t_r for k in range(4)]
+            np.testing.assert_allclose(frame_times(4, t_r, reference), expected, rtol=1e-12)
+
+
 def test_what_does_not_vary_is_not_modulated():
     constant = EVENTS.assign(modulation=3.0, duration=2.0)
     design = make_first_level_design_matrix(TIMES, constant, modulators="centered", duration_modulation=True)
@@ -309,6 +316,7 @@ def test_frame_times():
         ((2.5, 2.0), "n_volumes is a whole number"),
         ((5, 0.0), "t_r is a positive number"),
         ((5, np.nan), "t_r is a positive number"),
+        ((5, 100), "t_r must be in seconds and below 100, got 100; if these are milliseconds, give 0.1$"),
         ((5, 2000), "t_r must be in seconds and below 100, got 2000; if these are milliseconds, give 2$"),
         ((5, 2.0, -0.1), "slice_time_ref is a fraction"),
         ((5, 2.0, 1.1), "slice_time_ref is a fraction"),

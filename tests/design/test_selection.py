@@ -35,6 +35,20 @@ def test_conditions_mean_what_they_mean_to_pandas(condition):
     assert not missing.any()
 
 
+@pytest.mark.parametrize(
+    ("longest", "longer"),
+    [
+        ("age > 18" + " " * 9_992, "age > 18" + " " * 9_993),
+        ("(" * 50 + "age > 18" + ")" * 50, "(" * 51 + "age > 18" + ")" * 51),
+        ("not " * 50 + "age > 18", "not " * 51 + "age > 18"),
+    ],
+)
+def test_limits_of_a_condition_hold_to_the_last(longest, longer):
+    assert rows_where(longest, TABLE)[0].tolist() == (TABLE["age"] > 18).tolist()
+    with pytest.raises(DesignError, match="at most 10,000 characters, 50 parentheses and 50 nots"):
+        rows_where(longer, TABLE)
+
+
 def test_numbers_and_codes_meet_each_other():
     assert rows_where("group == 1", TABLE)[0].tolist() == [True, False, True, False, True]
     assert rows_where("count == '2'", TABLE)[0].tolist() == [False, True, False, False, False]

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from daskglm.errors import OutputError
-from daskglm.io import files, provenance
+from daskglm.io import files, journal, provenance
 from daskglm.io.files import PARTIAL
 from daskglm.io.journal import COMMAND, STALE, load_record, load_records, running
 from daskglm.io.locks import refusal
@@ -251,6 +251,23 @@ def test_who_runs_elsewhere_was_last_seen(tmp_path):
         put(tmp_path, process=os.getpid(), host=socket.gethostname())
         assert "last seen" not in load_record(str(tmp_path)).who
         assert load_record(str(tmp_path)).is_mine
+
+
+def test_a_run_elsewhere_is_given_up_after_two_minutes(tmp_path, monkeypatch):
+    with running(str(tmp_path), "group"):
+        put(tmp_path, host="elsewhere", updated=1000.0)
+        record = load_record(str(tmp_path))
+        for now, state in ((1119.5, "running"), (1120.5, "interrupted")):
+            monkeypatch.setattr(journal.time, "time", lambda now=now: now)
+            assert record.now == state
+        monkeypatch.undo()
+
+
+def test_secrets_in_the_environment_have_eight_characters(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "seventy")
+    assert provenance.redact("is seventy") == "is seventy"
+    monkeypatch.setenv("MY_TOKEN", "eighteen")
+    assert provenance.redact("is eighteen") == "is ***"
 
 
 def test_who_holds_a_lock_is_named_where_that_is_known():

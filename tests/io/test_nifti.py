@@ -4,6 +4,7 @@ import gzip
 import struct
 import tracemalloc
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from daskglm.errors import CorruptImageError
 from daskglm.io import nifti
+from daskglm.io.formats import check_size
 from daskglm.io.nifti import read_header, read_mask, read_values, stream_volumes
 
 RNG = np.random.default_rng(0)
@@ -58,6 +60,17 @@ def test_uncompressed_images_are_mapped_and_not_copied(tmp_path):
     finally:
         tracemalloc.stop()
     assert np.array_equal(values[7].reshape(GRID.shape, order="F"), GRID)
+
+
+@pytest.mark.parametrize(("n_values", "possible"), [(680, True), (681, False)])
+def test_gzip_makes_at_most_1032_bytes_of_one(tmp_path, n_values, possible):
+    """The limit of deflate; a header that promises more is damaged. It has 352 bytes."""
+    header = read_header(write(tmp_path, np.zeros((n_values, 1, 1), np.uint8), "a.nii"))
+    assert header.n_bytes == 352 + n_values
+    with nullcontext() if possible else pytest.raises(CorruptImageError, match="promises 1,033 bytes"):
+        check_size(header, 1, True)
+    with pytest.raises(CorruptImageError, match=r"but the file has 1$"):
+        check_size(header, 1, False)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

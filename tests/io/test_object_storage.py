@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 
@@ -282,6 +283,9 @@ def test_a_file_whose_creation_was_answered_by_nothing_is_ours_by_its_contents(b
 def test_servers_are_waited_for_a_time():
     limits = {"connect_timeout": "5s", "timeout": "5min", "read_timeout": "30s"}
     assert objects.object_store("https://host").client_options == limits
+    waits = {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=3), "base": 3}
+    asked = {"max_retries": 15, "retry_timeout": timedelta(seconds=8), "backoff": waits}
+    assert objects.object_store("https://host").retry_config == asked
     assert objects.object_store("http://host").client_options == {**limits, "allow_http": "true"}
 
 

@@ -21,6 +21,7 @@ from daskglm.errors import CorruptImageError, DaskGLMError, DesignError, StoreEr
 from daskglm.io import cache
 from daskglm.io.nifti import read_header, read_mask, read_values, stream_volumes
 from daskglm.io.permutations import load_units, save_unit
+from daskglm.io.store_metadata import _fault
 from daskglm.models.group import group_analysis
 from daskglm.models.permutation_analysis import permutation_analysis
 
@@ -359,3 +360,22 @@ def test_a_unit_of_permutations_is_never_unpickled(tmp_path, marker):
     pickled = {f"{kind}_stat": exploit_array(marker) for kind in ("maxima", "counts")}
     np.savez(tmp_path / f"k_{0:09d}-{4:09d}.npz", **pickled)
     assert load_units(str(tmp_path), "k", 4) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "most"),
+    [
+        (lambda size: {"shape": [size], "dimension_names": ["sample"]}, 10_000_000),
+        (lambda size: {"shape": [size], "dimension_names": ["voxel"]}, 2**28),
+        (lambda size: {"shape": [size]}, 2**28),
+        (lambda size: {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [16, size]}}}, 2**24),
+    ],
+)
+def test_sizes_are_believed_to_the_last_that_a_store_may_have(change, most):
+    array = {
+        "zarr_format": 3, "data_type": "float64", "codecs": [{"name": "bytes"}], "shape": [0],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1]}},
+    }  # fmt: skip
+    assert _fault({**array, **change(0)}) is None
+    assert _fault({**array, **change(most)}) is None
+    assert "up to " in _fault({**array, **change(most + 1)})
