@@ -132,7 +132,7 @@ def test_tables_of_volumes_that_were_sorted_are_refused(single):
     z = model.fit(single.paths, single.events, [table]).compute_contrast("a").get_fdata()
     design = model.design_matrices_[0]
     with pytest.raises(DesignError, match=r"the design matrix .* does not ascend"):
-        FirstLevelModel(t_r=TR, mask_img=single.mask_img).fit(single.paths, design_matrices=[design.sort_values("a")])
+        FirstLevelModel(mask_img=single.mask_img).fit(single.paths, design_matrices=[design.sort_values("a")])
     # Two tables, one under the other, have each number twice.
     halves = pd.concat([table.iloc[:10].reset_index(drop=True), table.iloc[10:].reset_index(drop=True)])
     np.testing.assert_array_equal(model.fit(single.paths, single.events, [halves]).compute_contrast("a").get_fdata(), z)
