@@ -17,6 +17,7 @@ from daskglm.errors import OutputError
 from daskglm.graph import permutation as permutation_graph
 from daskglm.graph.runs import NoiseModel
 from daskglm.inference import permutation as permutation_module
+from daskglm.io.checkpoints import save_checkpoint
 from daskglm.kernels.scaling import Scaling
 from daskglm.models.cohort_units import Plan
 
@@ -332,6 +333,95 @@ def test_results_of_another_analysis_are_not_gone_on_from(name, analysed):
 def test_the_same_analysis_goes_on(analysed):
     for name, value in SAME_ANALYSIS.items():
         assert analysed({name: value}).maps.attrs["n_perm"] >= 64
+
+
+# Sums of a group analysis that was interrupted
+
+
+INTERRUPTED = {
+    "images": {"images": "others"},
+    "images, in place": {"in_place": True},
+    "design": {"formula": "~ sex"},
+    "design, of the same names": {"participants": "corrected"},
+    "names alone": {"participants": "renamed", "formula": "~ years"},
+    "mask": {"mask": "as many"},
+    "missing": {"missing": "zero"},
+    "smoothing_fwhm": {"smoothing_fwhm": 6.0},
+    "no mask": {"mask": None},
+    "no mask, min_coverage": {"mask": None, "min_coverage": 0.9},
+    "blocks": {"daskglm.graph.images._BLOCK_SAMPLES": (2, 2)},
+    "units": {"daskglm.graph.checkpoints._READ_TO_WRITTEN": 0.3},
+}
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory):
+    """How groups are analysed in units; what was interrupted after the pass over the images has kept all of these."""
+    tmp_path = tmp_path_factory.mktemp("grouped")
+    (tmp_path / "maps").mkdir()
+    cohort = Cohort(tmp_path / "maps", 6, holes=True)
+    table = cohort.table
+    meant = {
+        "others": others(cohort),
+        "corrected": table.assign(age=table["age"] + 1.0 * (table.index == 3)),
+        "renamed": table.rename(columns={"age": "years"}),
+        "as many": nib.Nifti1Image(np.roll(cohort.mask, 1, axis=0).astype(np.uint8), AFFINE),
+    }  # fmt: skip
+
+    def analyse(output, settings, interrupted=False):
+        given = {"images": cohort.paths, "participants": table, "mask": cohort.mask_img, "formula": "~ age",
+                 "contrasts": {"x": [0, 1]}, **settings}  # fmt: skip
+        given = {key: meant.get(value, value) if isinstance(value, str) else value for key, value in given.items()}
+        if given.pop("in_place", False):
+            values = nib.load(cohort.paths[2]).get_fdata() + 1
+            nib.Nifti1Image(values, AFFINE).to_filename(cohort.paths[2])
+        with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+            warnings.simplefilter("ignore")
+            small = {"daskglm.graph.checkpoints._WORTH_BYTES": 0, "daskglm.graph.checkpoints._READ_TO_WRITTEN": 1e-3,
+                     "daskglm.graph.images._BLOCK_SAMPLES": (1, 1)}  # fmt: skip
+            for name, value in small.items():
+                patch.setattr(name, given.pop(name, value))
+            done = []
+            patch.setattr(
+                "daskglm.graph.checkpoints.save_checkpoint", lambda *item: done.append(save_checkpoint(*item))
+            )
+            if interrupted:
+                patch.setattr("daskglm.models.group.find_peaks", stop)
+                with pytest.raises(KeyboardInterrupt):
+                    daskglm.group_analysis(output=str(tmp_path / output), n_jobs=1, **given)
+                return None, len(done)
+            result = daskglm.group_analysis(output=str(tmp_path / output), n_jobs=1, **given)
+        return result, len(done)
+
+    return analyse
+
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_an_interrupted_group_goes_on_as_if_from_the_start(name, grouped):
+    assert grouped(f"{name}, kept", {}, True)[1] > 1
+    kept, _ = grouped(f"{name}, kept", INTERRUPTED[name])
+    fresh, n_units = grouped(f"{name}, fresh", {**INTERRUPTED[name], "in_place": False})
+    assert n_units > 1
+    assert list(kept.design.columns) == list(fresh.design.columns)
+    np.testing.assert_array_equal(kept.fit["voxel"], fresh.fit["voxel"])
+    assert set(kept.maps) == set(fresh.maps)
+    for kind in ("effect_size", "effect_variance", "stat"):
+        np.testing.assert_array_equal(kept.maps[kind], fresh.maps[kind])
+
+
+def test_an_interrupted_group_goes_on(grouped, monkeypatch):
+    expected, n_units = grouped("fresh", {})
+    assert grouped("out", {}, True)[1] == n_units
+    kept, n_done = grouped("out", {})
+    assert n_done == 0
+    np.testing.assert_array_equal(kept.maps["stat"], expected.maps["stat"])
+    grouped("other", {}, True)
+    monkeypatch.setattr("daskglm.models.group_fit.software", lambda: {"daskglm": "another"})
+    assert grouped("other", {})[1] == n_units, "sums of another version of the software"
 
 
 # A cohort's plan
