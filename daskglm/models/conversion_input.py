@@ -152,8 +152,15 @@ def already_stored(
             f"convert again with {option('overwrite=True', '--overwrite')}, or to another store"
         )
     if table is not None and kept:
-        for name, values in participant_columns(table.loc[kept]).items():
-            before = stored.columns[name][[rows[sample] for sample in kept]] if name in stored.columns else values
+        columns = participant_columns(table.loc[kept])
+        if lacking := [name for name in columns if name not in stored.columns]:
+            raise StoreError(
+                f"{output} was made without {listing(lacking)} of the participants table; "
+                f"give the analysis the new table ({option('participants', '--participants')}), or convert again "
+                f"with {option('overwrite=True', '--overwrite')}"
+            )
+        for name, values in columns.items():
+            before = stored.columns[name][[rows[sample] for sample in kept]]
             same = [str(x) == str(y) for x, y in zip(before, values, strict=True)]
             other = [sample for sample, equal in zip(kept, same, strict=True) if not equal]
             if other:

@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import pandas as pd
 
-from daskglm.errors import COMMAND, DaskGLMError, ImageError, OutputError, check_choice
+from daskglm.errors import COMMAND, DaskGLMError, ImageError, OutputError, StoreError, check_choice
 from daskglm.graph.compute import cluster_description
 from daskglm.graph.convert import count_coverage, write_files
 from daskglm.graph.images import Preparation
@@ -194,7 +194,13 @@ def write_store(
         exists = is_store(output) and (not overwrite or was_created(output, key))
         stored = StoredSamples.of(output) if exists else StoredSamples([], {}, {})
         table = participant_rows(participants, samples, stored)
-        kept = already_stored(output, files, table, stored)
+        try:
+            kept = already_stored(output, files, table, stored)
+        except StoreError:
+            if not overwrite:
+                raise
+            # What an interrupted conversion had written is of files or rows that have changed since.
+            exists, stored, kept = False, StoredSamples([], {}, {}), set()
         new = {name: path for name, path in files.items() if name not in kept}
         how = preparation_of_store(output, options) if exists else preparation(reference_image(new, on_error), options)
         new, faults, double = usable_files(new, how, on_error, kept)

@@ -162,6 +162,41 @@ def test_an_interruption_claims_nothing_and_continues(cohort, tmp_path, small_ch
     assert np.array_equal(images["data"].values, cohort.vectors[order])
 
 
+@pytest.mark.parametrize("changed", ["image", "table"])
+def test_an_interrupted_overwriting_starts_anew_where_its_input_has_changed(
+    cohort, tmp_path, small_chunks, monkeypatch, changed
+):
+    path, table, original = str(tmp_path / "cohort.zarr"), str(tmp_path / "table.tsv"), graph_convert.write_samples
+    cohort.table.to_csv(table, sep="\t", index=False)
+    images = [shutil.copy(image, tmp_path) for image in cohort.paths]
+
+    def convert():
+        return daskglm.convert(images, path, mask=cohort.mask_img, participants=table, overwrite=True)
+
+    def stop_at_second_chunk(store, target, *rest):
+        if target.chunk == 1:
+            raise OSError("no space")
+        original(store, target, *rest)
+
+    monkeypatch.setattr(graph_convert, "write_samples", stop_at_second_chunk)
+    with pytest.raises(OSError, match="no space"):
+        convert()
+    monkeypatch.setattr(graph_convert, "write_samples", original)
+    expected = np.array(cohort.vectors)
+    if changed == "image":
+        shutil.copy(images[1], images[0])
+        expected[0] = expected[1]
+        with pytest.warns(UserWarning, match="have the same bytes"):
+            convert()
+    else:
+        cohort.table.assign(iq=100.0).to_csv(table, sep="\t", index=False)
+        convert()
+        assert (daskglm.open_images(path)["iq"] == 100).all()
+    found = daskglm.open_images(path).load()
+    order = [cohort.names.index(str(name)) for name in found["sample"].values]
+    assert np.array_equal(found["data"].values, expected[order])
+
+
 def test_data_before_names(cohort, tmp_path, small_chunks, monkeypatch):
     """Killed between the data of a chunk and its names: the samples are not claimed."""
     path = str(tmp_path / "cohort.zarr")
@@ -384,6 +419,16 @@ def test_a_corrected_table_is_noticed(cohort, tmp_path):
     as_text = cohort.table.assign(age="old").iloc[6:]
     with pytest.raises(StoreError, match=r"age in .* are numbers and now text"):
         daskglm.convert(cohort.paths[6:], other, mask=cohort.mask_img, participants=as_text)
+
+
+def test_a_column_that_came_later_is_noticed(cohort, tmp_path):
+    path = str(tmp_path / "cohort.zarr")
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img, participants=cohort.table)
+    later = cohort.table.assign(iq=100.0)
+    with pytest.raises(StoreError, match=r"was made without iq of the participants table; .* overwrite=True"):
+        daskglm.convert(cohort.paths, path, mask=cohort.mask_img, participants=later)
+    daskglm.convert(cohort.paths, path, mask=cohort.mask_img, participants=later, overwrite=True)
+    assert (daskglm.open_images(path)["iq"] == 100).all()
 
 
 def test_new_files_with_the_whole_table(cohort, tmp_path):
