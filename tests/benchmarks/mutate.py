@@ -186,9 +186,14 @@ def mutant_at(path: Path, line: int, operator: str, occurrence: int) -> Mutant |
     if changed is None or not _compiles(changed):
         return None
     before, after = _difference(source, changed)
-    if _GUARDS.sub("", before).strip(" ,") == _GUARDS.sub("", after).strip(" ,"):
+    if _without_guards(before) == _without_guards(after):
         return None
     return Mutant(str(path.relative_to(ROOT)), line, operator, occurrence, before, after)
+
+
+def _without_guards(line: str) -> str:
+    """A line without the flags that stay as they are."""
+    return _GUARDS.sub("", line).replace(" ", "").replace(",)", ")").strip(",")
 
 
 def _nodes(node: Any) -> Iterator[Any]:
