@@ -74,7 +74,7 @@ def get_clusters_table(
     if check_number("min_distance", min_distance, 0) == 0:
         raise ParameterError("min_distance is above 0 mm, but it is 0; give 8.0, say")
     if two_sided and stat_threshold < 0:
-        raise ParameterError(f"a two-sided threshold is not negative, but it is {stat_threshold}; give its absolute")
+        raise ParameterError(f"a two-sided threshold must not be negative, got {stat_threshold}; give its absolute")
     space, values = read_map(stat_img)
     missing = int((~np.isfinite(values)).sum())
     if missing:

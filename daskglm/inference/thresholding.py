@@ -115,7 +115,7 @@ def threshold_stats_img(
         level = thresholds.z_threshold(tail)
     if stat_img is None:
         if height_control in ("fdr", "bonferroni"):
-            raise ParameterError(f"height_control {height_control!r} needs stat_img, but it is None; give a map")
+            raise ParameterError(f"height_control {height_control!r} needs stat_img, got None; give a map")
         return None, level
     space, values = analysed_map(stat_img, mask_img)
     if height_control == "fdr":
@@ -174,7 +174,7 @@ def cluster_level_inference(
     """
     levels = [float(check_number("threshold", level, 0)) for level in np.ravel(np.asarray(threshold, dtype=object))]
     if check_number("alpha", alpha, 0, 1) == 0:
-        raise ParameterError("alpha is above 0 and at most 1, but it is 0; give 0.05, say")
+        raise ParameterError("alpha must be above 0 and at most 1, got 0; give 0.05, say")
     space, values = analysed_map(stat_img, mask_img)
     hommel = thresholds.hommel_value(values, alpha)
     proportion = np.zeros(values.size)
@@ -269,9 +269,9 @@ def read_map(stat_img: Any) -> tuple[VolumeSpace, Array]:
         values = np.asanyarray(stat_img.dataobj)
         shape, affine, raw = values.shape, stat_img.affine, stat_img.header
     else:
-        raise ParameterError(f"stat_img is a nibabel image or a path, but it is {type(stat_img).__name__}")
+        raise ParameterError(f"stat_img must be a nibabel image or a path, got {type(stat_img).__name__}")
     if len(shape) < 3 or any(size != 1 for size in shape[3:]):
-        raise ImageError(f"stat_img is one 3-D map, but its shape is {tuple(shape)}; take one volume of it")
+        raise ImageError(f"stat_img must be one 3-D map, got shape {tuple(shape)}; take one volume of it")
     empty = nib.Nifti1Image(np.broadcast_to(np.float32(0), shape[:3]), affine, raw)
     return VolumeSpace.from_image(empty), values.ravel(order="F").astype(np.float64)
 
@@ -301,7 +301,7 @@ def check_number(name: str, value: Any, low: float = -np.inf, high: float = np.i
     # A bool is an int for Python, but no threshold.
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not is_number or not low <= value <= high:
-        raise ParameterError(f"{name} is a number from {low} to {high}, but it is {value!r}")
+        raise ParameterError(f"{name} must be a number from {low} to {high}, got {value!r}")
     return value
 
 
@@ -334,7 +334,7 @@ def check_parameters(alpha: Any, threshold: Any, height_control: Any, cluster_th
     if threshold is not None:
         check_number("threshold", threshold)
         if two_sided and height_control is None and threshold < 0:
-            raise ParameterError(f"a two-sided threshold is not negative, but it is {threshold}; give two_sided=False")
+            raise ParameterError(f"a two-sided threshold must not be negative, got {threshold}; give two_sided=False")
 
 
 def _signed_clusters(space: VolumeSpace, values: Array) -> NDArray[np.int32]:
@@ -375,7 +375,7 @@ def _read_mask(mask_img: Any, space: VolumeSpace) -> NDArray[np.bool_]:
     elif hasattr(mask_img, "dataobj"):
         mask, affine = one_volume(mask_of_values(np.asanyarray(mask_img.dataobj), "mask_img")), mask_img.affine
     else:
-        raise ParameterError(f"mask_img is an image, a path, a fitted masker or None, but it is {mask_img!r}")
+        raise ParameterError(f"mask_img must be an image, a path, a fitted masker or None, got {mask_img!r}")
     try:
         space.check_same_grid(mask.shape, affine, "mask_img")
     except SpaceError as error:

@@ -144,25 +144,25 @@ def _check_types(
     """Raise where a parameter is of another type, or a time is out of its range."""
     texts = {"task_label": task_label, "space_label": space_label}
     if isinstance(sub_labels, str) or not isinstance(sub_labels, (NoneType, Sequence, np.ndarray, pd.Series)):
-        raise ParameterTypeError(f"sub_labels are a list of text, but they are {sub_labels!r}")
+        raise ParameterTypeError(f"sub_labels must be a list of text, got {sub_labels!r}")
     texts |= {f"sub_labels[{k}]": label for k, label in enumerate([] if sub_labels is None else sub_labels)}
     for name, value in texts.items():
         if value is not None and not isinstance(value, str):
-            raise ParameterTypeError(f"{name} is text, but it is {value!r}; give '{value}'")
+            raise ParameterTypeError(f"{name} must be text, got {value!r}; give '{value}'")
     if isinstance(img_filters, str):
-        raise ParameterTypeError(f"img_filters are pairs of entity and value, but they are {img_filters!r}")
+        raise ParameterTypeError(f"img_filters must be pairs of entity and value, got {img_filters!r}")
     for pair in img_filters or []:
         if isinstance(pair, tuple) and pair and not isinstance(pair[0], str):
-            raise ParameterTypeError(f"a filter is an entity and its value, but one is {pair!r}; give ('run', '01')")
+            raise ParameterTypeError(f"a filter must be an entity and its value, got {pair!r}; give ('run', '01')")
     for name, time, low, high in (("t_r", t_r, 0, np.inf), ("slice_time_ref", slice_time_ref, 0, 1)):
         if time is None:
             continue
         if isinstance(time, bool) or not isinstance(time, Real):
-            raise ParameterTypeError(f"{name} is a number, but it is {time!r}")
+            raise ParameterTypeError(f"{name} must be a number, got {time!r}")
         value = float(time)
         if not low <= value <= high or (name == "t_r" and (value == 0 or not math.isfinite(value))):
             rule = "a positive number of seconds" if name == "t_r" else "a fraction of t_r from 0 to 1"
-            raise ParameterError(f"{name} is {rule}, but it is {time!r}")
+            raise ParameterError(f"{name} must be {rule}, got {time!r}")
 
 
 def _check_one_description(runs: Sequence[Run]) -> None:

@@ -236,12 +236,12 @@ def test_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"stat_threshold": None}, "stat_threshold is a number"),
-        ({"stat_threshold": np.nan}, "stat_threshold is a number"),
-        ({"stat_threshold": -2.0, "two_sided": True}, "a two-sided threshold is not negative"),
-        ({"stat_threshold": 2.0, "cluster_threshold": -1}, "cluster_threshold is a number from 0"),
+        ({"stat_threshold": None}, "stat_threshold must be a number"),
+        ({"stat_threshold": np.nan}, "stat_threshold must be a number"),
+        ({"stat_threshold": -2.0, "two_sided": True}, "a two-sided threshold must not be negative"),
+        ({"stat_threshold": 2.0, "cluster_threshold": -1}, "cluster_threshold must be a number from 0"),
         ({"stat_threshold": 2.0, "min_distance": 0}, "min_distance is above 0"),
-        ({"stat_threshold": 2.0, "min_distance": -1}, "min_distance is a number from 0"),
+        ({"stat_threshold": 2.0, "min_distance": -1}, "min_distance must be a number from 0"),
     ],
 )
 def test_wrong_parameters(how: dict[str, Any], message: str) -> None:

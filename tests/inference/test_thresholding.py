@@ -128,7 +128,7 @@ def test_fdr_and_bonferroni_are_those_of_statsmodels(seed: int, alpha: float, tw
 def test_fdr_threshold_equals_nilearn() -> None:
     z = np.random.default_rng(3).standard_normal(500) * 2
     assert fdr_threshold(z, 0.05) == nilearn("fdr_threshold", z, 0.05)
-    with pytest.raises(ParameterError, match=r"alpha is a number from 0 to 1, but it is 1\.5"):
+    with pytest.raises(ParameterError, match=r"alpha must be a number from 0 to 1, got 1\.5"):
         fdr_threshold(z, 1.5)
 
 
@@ -210,14 +210,14 @@ def test_a_threshold_beside_a_height_control_warns() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"alpha": -0.1}, "alpha is a number from 0 to 1, but it is -0.1"),
-        ({"alpha": np.nan}, "alpha is a number from 0 to 1, but it is nan"),
+        ({"alpha": -0.1}, "alpha must be a number from 0 to 1, got -0.1"),
+        ({"alpha": np.nan}, "alpha must be a number from 0 to 1, got nan"),
         ({"height_control": "fwe"}, "height_control must be 'fpr'"),
-        ({"cluster_threshold": -1}, "cluster_threshold is a number from 0"),
+        ({"cluster_threshold": -1}, "cluster_threshold must be a number from 0"),
         ({"height_control": None, "threshold": -2}, "give two_sided=False"),
-        ({"height_control": None, "threshold": "95%"}, "threshold is a number"),
-        ({"height_control": None, "threshold": True}, "threshold is a number"),
-        ({"height_control": None, "threshold": np.nan}, "threshold is a number"),
+        ({"height_control": None, "threshold": "95%"}, "threshold must be a number"),
+        ({"height_control": None, "threshold": True}, "threshold must be a number"),
+        ({"height_control": None, "threshold": np.nan}, "threshold must be a number"),
     ],
 )
 def test_wrong_parameters(how: dict[str, Any], message: str) -> None:
@@ -242,13 +242,13 @@ def test_images_are_images_paths_and_maskers(tmp_path: Path) -> None:
 
 def test_wrong_images(tmp_path: Path) -> None:
     stat_img, mask_img = smooth_map(8)
-    with pytest.raises(ParameterError, match="a nibabel image or a path, but it is ndarray"):
+    with pytest.raises(ParameterError, match="a nibabel image or a path, got ndarray"):
         threshold_stats_img(values(stat_img))
     with pytest.raises(ImageError, match="one 3-D map"):
         threshold_stats_img(image_of(np.zeros((*SHAPE, 2))))
     with pytest.raises(CorruptImageError, match="no such file"):
         threshold_stats_img(tmp_path / "none.nii")
-    with pytest.raises(ParameterError, match="mask_img is an image"):
+    with pytest.raises(ParameterError, match="mask_img must be an image"):
         threshold_stats_img(stat_img, 3)
     with pytest.raises(ImageError, match="call its fit first"):
         threshold_stats_img(stat_img, NiftiMasker(mask_img=mask_img, standardize=None))
@@ -310,11 +310,11 @@ def test_cluster_level_inference_without_values() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"threshold": -1}, "threshold is a number from 0"),
-        ({"threshold": [2, -1.0]}, "threshold is a number from 0"),
-        ({"threshold": "3"}, "threshold is a number from 0"),
-        ({"alpha": 0}, "alpha is above 0"),
-        ({"alpha": 2}, "alpha is a number from 0 to 1"),
+        ({"threshold": -1}, "threshold must be a number from 0"),
+        ({"threshold": [2, -1.0]}, "threshold must be a number from 0"),
+        ({"threshold": "3"}, "threshold must be a number from 0"),
+        ({"alpha": 0}, "alpha must be above 0"),
+        ({"alpha": 2}, "alpha must be a number from 0 to 1"),
     ],
 )
 def test_cluster_level_inference_refuses(how: dict[str, Any], message: str) -> None:

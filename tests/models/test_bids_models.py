@@ -258,15 +258,15 @@ def test_nothing_is_written_into_the_dataset(scrubbed, tmp_path_factory):
 
 
 WRONG = {
-    "task": ({"task_label": 42}, ParameterTypeError, "task_label is text"),
-    "space": ({"space_label": 42}, ParameterTypeError, "space_label is text"),
+    "task": ({"task_label": 42}, ParameterTypeError, "task_label must be text"),
+    "space": ({"space_label": 42}, ParameterTypeError, "space_label must be text"),
     "subjects": ({"sub_labels": "01"}, ParameterTypeError, "a list of text"),
-    "a subject": ({"sub_labels": [1]}, ParameterTypeError, r"sub_labels\[0\] is text.* give '1'"),
+    "a subject": ({"sub_labels": [1]}, ParameterTypeError, r"sub_labels\[0\] must be text.* give '1'"),
     "filters": ({"img_filters": "run"}, ParameterTypeError, "pairs of entity and value"),
     "a filter": ({"img_filters": [(1, 2)]}, ParameterTypeError, "an entity and its value"),
-    "t_r": ({"t_r": "2"}, ParameterTypeError, "t_r is a number"),
-    "no t_r": ({"t_r": -1}, ParameterError, "t_r is a positive number"),
-    "slices": ({"slice_time_ref": "middle"}, ParameterTypeError, "slice_time_ref is a number"),
+    "t_r": ({"t_r": "2"}, ParameterTypeError, "t_r must be a number"),
+    "no t_r": ({"t_r": -1}, ParameterError, "t_r must be a positive number"),
+    "slices": ({"slice_time_ref": "middle"}, ParameterTypeError, "slice_time_ref must be a number"),
     "late slices": ({"slice_time_ref": 2}, ParameterError, "from 0 to 1"),
 }
 
